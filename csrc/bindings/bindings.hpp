@@ -1,0 +1,12 @@
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace tersor::bindings {
+
+void bind_cpu(nanobind::module_& m);
+void bind_hash(nanobind::module_& m);
+void bind_coding(nanobind::module_& m);
+void bind_quantization(nanobind::module_& m);
+
+}  // namespace tersor::bindings

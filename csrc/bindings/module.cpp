@@ -1,0 +1,9 @@
+// The Python module tersor._core. One bind_*.cpp a room; this file only gathers them.
+#include "bindings.hpp"
+
+NB_MODULE(_core, m) {
+    tersor::bindings::bind_cpu(m);
+    tersor::bindings::bind_hash(m);
+    tersor::bindings::bind_coding(m);
+    tersor::bindings::bind_quantization(m);
+}

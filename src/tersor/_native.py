@@ -1,0 +1,15 @@
+"""The C++ core, with the instruction set that ``TERSOR_ISA`` asks for.
+
+``TERSOR_ISA`` may be ``scalar``, ``avx2`` or ``avx512``; unset, the best one that the CPU offers is used.
+Every path gives the same bits: the switch exists for tests, for debugging and for benchmarks.
+"""
+
+import os
+
+from tersor import _core
+
+_forced = os.environ.get("TERSOR_ISA", "")
+if _forced:
+    _core.force_isa(_forced)
+
+core = _core

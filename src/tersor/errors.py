@@ -1,0 +1,61 @@
+"""Named exceptions. Each carries the exit code that the command line returns for it."""
+
+
+class TersorError(Exception):
+    """Base of all errors that a user can cause. Messages name the file, tensor or option and the remedy."""
+
+    exit_code = 1
+
+
+class UsageError(TersorError, ValueError):
+    """An option, recipe, pattern or argument is wrong or contradicts another one."""
+
+    exit_code = 2
+
+
+class InputError(TersorError):
+    """An input cannot be read: missing, unreadable, of an unknown kind, or damaged."""
+
+    exit_code = 3
+
+
+class UnsafeFileError(InputError):
+    """A torch file asks to run pickled code; tersor never does that."""
+
+
+class UnsupportedTypeError(InputError):
+    """A dtype or file type that tersor does not handle."""
+
+
+class MissingExtraError(InputError):
+    """An optional dependency is needed for this kind of file; the message says which to install."""
+
+
+class CorruptFileError(TersorError):
+    """A .tsr file is damaged, truncated or malicious. Nothing read from it can be trusted."""
+
+    exit_code = 4
+
+
+class UnsupportedVersionError(CorruptFileError):
+    """A .tsr file of a format version that this tersor does not know."""
+
+
+class LimitError(CorruptFileError):
+    """A .tsr file declares sizes above the format's or the caller's limits."""
+
+
+class OutputError(TersorError):
+    """The output cannot be written: it exists already, the disk is full, or the folder is not writable."""
+
+    exit_code = 5
+
+
+class MismatchError(TersorError):
+    """Tensors and module (or two files) do not fit: names missing, unexpected, or of another shape."""
+
+    exit_code = 6
+
+
+class TersorWarning(UserWarning):
+    """Something was done differently from what was asked, without loss; the message says what and why."""
