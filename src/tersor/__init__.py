@@ -1,5 +1,38 @@
-"""tersor: trained neural networks as small as they can be, and faster, at an accuracy you choose."""
+"""tersor: trained neural networks as small as they can be, and faster, at an accuracy you choose.
+
+    compressed = tersor.compress(model_or_state_dict_or_path)
+    tersor.save(compressed, "model.tsr")
+    state_dict = tersor.load("model.tsr")
+"""
 
 from tersor._version import __version__
+from tersor.compress import compress
+from tersor.errors import TersorError, TersorWarning
+from tersor.model import CompressedModel
+from tersor.pruning import Prune
+from tersor.quantization import Binarize, Cast, FixedPoint, Lossless, Palettize, Quantize, Ternarize
+from tersor.recipe import Recipe, Rule
+from tersor.report.inspection import inspect
+from tersor.restore import load
+from tersor.storage import save
 
-__all__ = ["__version__"]
+__all__ = [
+    "Binarize",
+    "Cast",
+    "CompressedModel",
+    "FixedPoint",
+    "Lossless",
+    "Palettize",
+    "Prune",
+    "Quantize",
+    "Recipe",
+    "Rule",
+    "TersorError",
+    "TersorWarning",
+    "Ternarize",
+    "__version__",
+    "compress",
+    "inspect",
+    "load",
+    "save",
+]

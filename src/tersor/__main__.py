@@ -1,0 +1,5 @@
+"""`python -m tersor`."""
+
+from tersor.cli import main
+
+raise SystemExit(main())

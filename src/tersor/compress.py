@@ -1,0 +1,205 @@
+"""One shot compression: the stages, in order."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import torch
+from torch import Tensor, nn
+
+from tersor.coding import CodingConfig
+from tersor.container.writer import Entry, Summary, write_tsr
+from tersor.errors import TersorWarning, UsageError
+from tersor.interop import Checkpoint, TensorInfo, from_state_dict, open_checkpoint
+from tersor.model import CompressedModel
+from tersor.parallel import ordered_map, thread_pool
+from tersor.pruning import Prune, magnitude_mask
+from tersor.quantization import Lossless, NonFiniteError, Palettize, Quantize, RepresentationConfig
+from tersor.quantization.codebook import fit_shared
+from tersor.recipe import Recipe, Rule, TensorKey, Treatment
+from tersor.tensors import CompressedTensor
+
+_MIN_BUDGET = 32 << 20  # bytes of source tensors in flight, whatever the largest tensor
+
+Progress = Callable[[str, int], None]  # name of the tensor that is done, its bytes
+
+
+def compress(
+    model: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str],
+    recipe: Recipe | None = None,
+    *,
+    bits: int | None = None,
+    lossless: bool = False,
+    threads: int | None = None,
+) -> CompressedModel:
+    """Compresses a model in memory, or a checkpoint file or folder, into a CompressedModel in memory.
+
+    model: an nn.Module or a state_dict (neither is modified), or the path of any checkpoint that
+        `tersor compress` reads.
+    recipe, bits, lossless: at most one of them. None of them is `Recipe.default()`: 8 bits for weights. `bits` is
+        that with another width, 1 to 16.
+    threads: None for one a CPU. The result does not depend on it.
+    Raises UsageError for contradicting options or patterns that match nothing, InputError for unreadable files.
+    """
+    chosen = choose_recipe(recipe, bits=bits, lossless=lossless)
+    with _opened(model) as checkpoint, thread_pool(threads) as executor:
+        entries = tuple(compressed_entries(checkpoint, chosen, executor))
+        info = checkpoint.info
+        return CompressedModel(entries, info.format, dict(info.attachments), source_bytes(model, checkpoint))
+
+
+def compress_file(
+    source: str | os.PathLike[str],
+    target: IO[bytes],
+    recipe: Recipe | None = None,
+    *,
+    coding: CodingConfig | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Summary, int]:
+    """Compresses a checkpoint into an open binary file, tensor by tensor: memory stays near the largest tensor.
+
+    Returns what was written, and the bytes of the source. progress is called after each tensor.
+    """
+    with open_checkpoint(source) as checkpoint, thread_pool(threads) as executor:
+        entries = compressed_entries(checkpoint, recipe or Recipe.default(), executor, progress)
+        summary = write_tsr(
+            target,
+            entries,
+            dict(checkpoint.info.attachments),
+            source=checkpoint.info.format,
+            coding=coding,
+            executor=executor,
+        )
+        return summary, source_bytes(source, checkpoint)
+
+
+def choose_recipe(recipe: Recipe | None, *, bits: int | None = None, lossless: bool = False) -> Recipe:
+    """The one recipe that the options name. UsageError if they name several."""
+    if sum((recipe is not None, bits is not None, lossless)) > 1:
+        raise UsageError("recipe, bits and lossless exclude each other; give one of them")
+    if lossless:
+        return Recipe.lossless()
+    if bits is not None:
+        return Recipe([Rule("*", Quantize(bits=bits))])
+    return recipe or Recipe.default()
+
+
+def source_bytes(model: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str], checkpoint: Checkpoint) -> int:
+    """Bytes before compression: of the file or the whole folder, or of the tensors of a model in memory."""
+    if isinstance(model, (str, os.PathLike)):
+        path = Path(model)
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        return sum(file.stat().st_size for file in files)
+    return sum(info.nbytes for info in checkpoint.info.tensors if info.tied_to is None)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One tensor to fit. `fitted` is set where that was done already (shared codebooks)."""
+
+    info: TensorInfo
+    value: Tensor | None
+    treatment: Treatment
+    fitted: CompressedTensor | None = None
+
+
+def compressed_entries(
+    checkpoint: Checkpoint, recipe: Recipe, executor: Executor | None = None, progress: Progress | None = None
+) -> Iterator[Entry]:
+    """The tensors of a checkpoint, pruned and represented as the recipe says, in order.
+
+    A tensor with NaN or infinite values that a lossy technique was meant for stays lossless, with a TersorWarning.
+    """
+    infos = checkpoint.info.tensors
+    plan = recipe.plan([TensorKey(info.name, info.shape, info.dtype) for info in infos])
+    largest = max((info.nbytes for info in infos), default=0)
+    for entry, nbytes in ordered_map(
+        _fit,
+        _jobs(checkpoint, plan),
+        executor,
+        cost=lambda job: job.info.nbytes if job.value is not None else 0,
+        budget=max(_MIN_BUDGET, largest),
+    ):
+        if progress is not None:
+            progress(entry.name, nbytes)
+        yield entry
+
+
+def _jobs(checkpoint: Checkpoint, plan: dict[str, Treatment]) -> Iterator[_Job]:
+    shared: dict[str, CompressedTensor] = {}
+    for info in checkpoint.info.tensors:
+        treatment = plan[info.name]
+        if info.tied_to is not None:
+            yield _Job(info, None, treatment)
+            continue
+        if treatment.share is not None and info.name not in shared:
+            shared.update(_fit_group(checkpoint, plan, treatment))
+        if info.name in shared:
+            yield _Job(info, None, treatment, shared.pop(info.name))
+        else:
+            yield _Job(info, checkpoint.read(info.name), treatment)
+
+
+def _fit_group(checkpoint: Checkpoint, plan: dict[str, Treatment], of: Treatment) -> dict[str, CompressedTensor]:
+    """Fits all tensors that share a codebook. They are in memory together, as they must be."""
+    infos = [i for i in checkpoint.info.tensors if plan[i.name].share == of.share and i.tied_to is None]
+    values = [checkpoint.read(info.name) for info in infos]
+    masks = [_mask(value, plan[info.name].prune) for info, value in zip(infos, values, strict=True)]
+    assert isinstance(of.representation, Palettize)
+    try:
+        fitted = fit_shared(of.representation, values, masks)
+    except NonFiniteError as error:
+        names = ", ".join(info.name for info in infos)
+        raise NonFiniteError(f"{error} (tensors that share a codebook: {names})") from error
+    return {info.name: tensor for info, tensor in zip(infos, fitted, strict=True)}
+
+
+def _fit(job: _Job) -> tuple[Entry, int]:
+    info = job.info
+    if job.value is None and job.fitted is None:
+        return Entry(info.name, None, info.tied_to, info.note), 0
+    tensor = job.fitted
+    if tensor is None:
+        assert job.value is not None
+        tensor = represent(info.name, job.value, job.treatment.representation, job.treatment.prune)
+    return Entry(info.name, tensor, None, info.note), info.nbytes
+
+
+def represent(
+    name: str, value: Tensor, representation: RepresentationConfig, prune: Prune | None = None
+) -> CompressedTensor:
+    """One tensor, pruned and represented. Lossless with a TersorWarning if it holds NaN or infinite values."""
+    try:
+        return representation.fit(value, _mask(value, prune))
+    except NonFiniteError as error:
+        warnings.warn(f"tensor {name!r} stays lossless: {error}", TersorWarning, stacklevel=2)
+        return Lossless().fit(value)
+
+
+def _mask(value: Tensor, prune: Prune | None) -> Tensor | None:
+    if prune is None or prune.density == 1.0:
+        return None
+    return magnitude_mask(value, density=prune.density, threshold=prune.threshold)
+
+
+def _opened(model: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]) -> Checkpoint:
+    if isinstance(model, nn.Module):
+        return from_state_dict(model.state_dict(keep_vars=True))
+    if isinstance(model, Mapping):
+        return from_state_dict(model)
+    if isinstance(model, (str, os.PathLike)):
+        return open_checkpoint(model)
+    raise UsageError(f"expected an nn.Module, a state_dict or a path, got {type(model).__name__}")
+
+
+def set_torch_threads(threads: int | None) -> None:
+    """Lets torch use as many threads as tersor does. For programs that own their process, such as the CLI."""
+    if threads is not None:
+        torch.set_num_threads(threads)

@@ -1,0 +1,362 @@
+"""The closed registry of representations in a .tsr file: what each stores, and how it is put together again.
+
+Legend: O output channels (rows), N weights a row, G groups a row, T codebooks, K centroids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tersor.container.dtypes import WireType, wire_type, wire_type_of
+from tersor.container.wire import ByteReader, ByteWriter
+from tersor.errors import CorruptFileError
+from tersor.layers import matrix_shape
+from tersor.tensors import Binary, Codebook, CompressedTensor, Dense, Ternary, Uniform
+
+MAX_ELEMENTS = 1 << 40
+
+
+@dataclass(frozen=True)
+class Common:
+    """What the index says of every tensor, whatever its kind."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small array that belongs to the whole tensor."""
+
+    role: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of one tensor of a kind: a subclass a kind, with the kind's way in and out of a file."""
+
+    number: ClassVar[int]
+    represents: ClassVar[type[CompressedTensor]]
+
+    @classmethod
+    def of(cls, tensor: Any) -> Params:
+        """Parameters of a CompressedTensor of this kind."""
+        raise NotImplementedError  # every kind defines it
+
+    def write(self, out: ByteWriter) -> None:
+        """Into the index."""
+        raise NotImplementedError  # every kind defines it
+
+    @classmethod
+    def read(cls, source: ByteReader, common: Common) -> Params:
+        """From the index; CorruptFileError for what makes no sense."""
+        raise NotImplementedError  # every kind defines it
+
+    def tables(self, shape: torch.Size) -> list[Table]:
+        """The tables of a tensor of `shape`, in the order of the file."""
+        return []
+
+    @property
+    def symbol_bits(self) -> int | None:
+        """Width of the codes, or None where the codes are an array of values."""
+        return None
+
+    def code_words(self) -> WireType:
+        """Type of the array that holds the codes."""
+        raise NotImplementedError  # every kind defines it
+
+    def codes(self, tensor: Any) -> Tensor:
+        """The codes of `tensor`, of its shape and of the dtype of `code_words`."""
+        raise NotImplementedError  # every kind defines it
+
+    def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> CompressedTensor:
+        """The tensor. CorruptFileError where codes point outside of their tables."""
+        raise NotImplementedError  # every kind defines it
+
+
+@dataclass(frozen=True)
+class DenseParams(Params):
+    """Values as they are, or in a narrower float."""
+
+    number = 0
+    represents = Dense
+
+    values: WireType
+
+    @classmethod
+    def of(cls, tensor: Dense) -> DenseParams:
+        """See `Params`."""
+        return cls(wire_type(tensor.values.dtype, "values"))
+
+    def write(self, out: ByteWriter) -> None:
+        """See `Params`."""
+        out.byte(self.values.number)
+
+    @classmethod
+    def read(cls, source: ByteReader, common: Common) -> DenseParams:
+        """See `Params`."""
+        return cls(wire_type_of(source.byte()))
+
+    def code_words(self) -> WireType:
+        """See `Params`."""
+        return self.values
+
+    def codes(self, tensor: Dense) -> Tensor:
+        """See `Params`."""
+        return tensor.values
+
+    def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Dense:
+        """See `Params`."""
+        return Dense(common.shape, common.dtype, mask, codes)
+
+
+_TENSOR, _ROW, _GROUP = 0x00, 0x20, 0x40
+
+
+@dataclass(frozen=True)
+class UniformParams(Params):
+    """group_size as in `tensors.Uniform`: 0 for the tensor, N for the row."""
+
+    number = 1
+    represents = Uniform
+
+    bits: int
+    affine: bool
+    group_size: int
+    granularity: int
+
+    @classmethod
+    def of(cls, tensor: Uniform) -> UniformParams:
+        """See `Params`."""
+        length = matrix_shape(tensor.shape)[1]
+        granularity = _TENSOR if tensor.group_size == 0 else _ROW if tensor.group_size == length else _GROUP
+        return cls(tensor.bits, tensor.zero is not None, tensor.group_size, granularity)
+
+    def write(self, out: ByteWriter) -> None:
+        """See `Params`."""
+        out.byte(self.bits - 1 | (0x10 if self.affine else 0) | self.granularity)
+        if self.granularity == _GROUP:
+            out.varint(self.group_size)
+
+    @classmethod
+    def read(cls, source: ByteReader, common: Common) -> UniformParams:
+        """See `Params`."""
+        byte = source.byte()
+        granularity = byte & 0x60
+        if byte & 0x80 or granularity == 0x60:
+            raise CorruptFileError(f"unknown parameters {byte:#x} of a uniform tensor")
+        length = matrix_shape(common.shape)[1]
+        group = {_TENSOR: 0, _ROW: length}.get(granularity)
+        if group is None:
+            group = source.varint(MAX_ELEMENTS, "group size")
+            if group == 0:
+                raise CorruptFileError("a group size of 0")
+        return cls((byte & 15) + 1, bool(byte & 0x10), group, granularity)
+
+    def tables(self, shape: torch.Size) -> list[Table]:
+        """See `Params`."""
+        rows, length = matrix_shape(shape)
+        size = (1, 1) if self.granularity == _TENSOR else (rows, 1)
+        if self.granularity == _GROUP:
+            size = (rows, -(-length // self.group_size))
+        zero = [Table("zero", torch.int32, size)] if self.affine else []
+        return [Table("scale", torch.float32, size), *zero]
+
+    @property
+    def symbol_bits(self) -> int:
+        """See `Params`."""
+        return self.bits
+
+    def code_words(self) -> WireType:
+        """See `Params`."""
+        return wire_type(torch.int8 if self.bits <= 8 else torch.int16, "codes")
+
+    def codes(self, tensor: Uniform) -> Tensor:
+        """See `Params`."""
+        return tensor.codes
+
+    def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Uniform:
+        """See `Params`."""
+        zero = tables[1] if self.affine else None
+        return Uniform(common.shape, common.dtype, mask, self.bits, codes, tables[0], zero, self.group_size)
+
+
+@dataclass(frozen=True)
+class CodebookParams(Params):
+    """T codebooks of K centroids."""
+
+    number = 2
+    represents = Codebook
+
+    bits: int
+    books: int
+    centroids: int
+
+    @classmethod
+    def of(cls, tensor: Codebook) -> CodebookParams:
+        """See `Params`."""
+        return cls(tensor.bits, *tensor.codebook.shape)
+
+    def write(self, out: ByteWriter) -> None:
+        """See `Params`."""
+        out.byte(self.bits - 1)
+        out.varint(self.books)
+        out.varint(self.centroids)
+
+    @classmethod
+    def read(cls, source: ByteReader, common: Common) -> CodebookParams:
+        """See `Params`."""
+        bits = source.byte() + 1
+        if bits > 8:
+            raise CorruptFileError(f"a codebook of {bits} bits; at most 8 are possible")
+        rows = matrix_shape(common.shape)[0]
+        books = source.varint(max(rows, 1), "number of codebooks")
+        centroids = source.varint(1 << bits, "number of centroids")
+        if books == 0 or (centroids == 0 and common.shape.numel() > 0):
+            raise CorruptFileError("an empty codebook")
+        return cls(bits, books, centroids)
+
+    def tables(self, shape: torch.Size) -> list[Table]:
+        """See `Params`."""
+        return [Table("codebook", torch.float32, (self.books, self.centroids))]
+
+    @property
+    def symbol_bits(self) -> int:
+        """See `Params`."""
+        return self.bits
+
+    def code_words(self) -> WireType:
+        """See `Params`."""
+        return wire_type(torch.uint8, "codes")
+
+    def codes(self, tensor: Codebook) -> Tensor:
+        """See `Params`."""
+        return tensor.codes
+
+    def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Codebook:
+        """See `Params`."""
+        if codes.numel() and int(codes.max()) >= self.centroids:
+            raise CorruptFileError(f"a code {int(codes.max())} points outside of a codebook of {self.centroids}")
+        return Codebook(common.shape, common.dtype, mask, self.bits, codes, tables[0])
+
+
+@dataclass(frozen=True)
+class _Scaled(Params):
+    """What binary and ternary share: one scale a tensor or one a row."""
+
+    per_row: bool
+
+    @classmethod
+    def of(cls, tensor: Any) -> _Scaled:
+        """See `Params`."""
+        rows = matrix_shape(tensor.shape)[0]
+        return cls(rows != 1 and tensor.scale.shape[0] == rows)
+
+    def write(self, out: ByteWriter) -> None:
+        """See `Params`."""
+        out.byte(int(self.per_row))
+
+    @classmethod
+    def read(cls, source: ByteReader, common: Common) -> _Scaled:
+        """See `Params`."""
+        byte = source.byte()
+        if byte > 1:
+            raise CorruptFileError(f"unknown parameters {byte:#x} of a binary or ternary tensor")
+        return cls(bool(byte))
+
+    def tables(self, shape: torch.Size) -> list[Table]:
+        """See `Params`."""
+        return [Table("scale", torch.float32, (matrix_shape(shape)[0] if self.per_row else 1, 1))]
+
+
+@dataclass(frozen=True)
+class BinaryParams(_Scaled):
+    """Signs as one-bit symbols."""
+
+    number = 4
+    represents = Binary
+
+    @property
+    def symbol_bits(self) -> int:
+        """See `Params`."""
+        return 1
+
+    def code_words(self) -> WireType:
+        """See `Params`."""
+        return wire_type(torch.uint8, "signs")
+
+    def codes(self, tensor: Binary) -> Tensor:
+        """See `Params`."""
+        return tensor.signs.view(torch.uint8)
+
+    def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Binary:
+        """See `Params`."""
+        if codes.numel() and int(codes.max()) > 1:
+            raise CorruptFileError("a sign that is neither 0 nor 1")
+        return Binary(common.shape, common.dtype, mask, codes.view(torch.bool), tables[0])
+
+
+@dataclass(frozen=True)
+class TernaryParams(_Scaled):
+    """Codes -1, 0, 1 as two-bit symbols."""
+
+    number = 5
+    represents = Ternary
+
+    @property
+    def symbol_bits(self) -> int:
+        """See `Params`."""
+        return 2
+
+    def code_words(self) -> WireType:
+        """See `Params`."""
+        return wire_type(torch.int8, "codes")
+
+    def codes(self, tensor: Ternary) -> Tensor:
+        """See `Params`."""
+        return tensor.codes
+
+    def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Ternary:
+        """See `Params`."""
+        if codes.numel() and int(codes.min()) < -1:
+            raise CorruptFileError("a ternary code below -1")
+        return Ternary(common.shape, common.dtype, mask, codes, tables[0])
+
+
+KINDS: tuple[type[Params], ...] = (DenseParams, UniformParams, CodebookParams, BinaryParams, TernaryParams)
+TIE = 15
+_BY_NUMBER = {kind.number: kind for kind in KINDS}
+_BY_CLASS = {kind.represents: kind for kind in KINDS}
+
+
+def params_of(tensor: CompressedTensor) -> Params:
+    """Parameters of any CompressedTensor."""
+    return _BY_CLASS[type(tensor)].of(tensor)
+
+
+def kind_of(number: int) -> type[Params]:
+    """The kind of a number read from a file; CorruptFileError if there is none."""
+    try:
+        return _BY_NUMBER[number]
+    except KeyError:
+        raise CorruptFileError(f"kind {number} is unknown; the file may need a newer tersor") from None
+
+
+def table_tensors(params: Params, tensor: CompressedTensor) -> list[Tensor]:
+    """The tables of `tensor` in the order of `params.tables`."""
+    return [getattr(tensor, table.role) for table in params.tables(tensor.shape)]
+
+
+def kept(values: np.ndarray, mask: Tensor | None, words: int) -> np.ndarray:
+    """Flat `values` (of `words` words an element) at the positions that `mask` (flat bool) keeps."""
+    if mask is None:
+        return values
+    flat = mask.numpy()
+    return values[flat] if words == 1 else values.reshape(-1, words)[flat].reshape(-1)

@@ -1,0 +1,31 @@
+"""CompressedModel: all tensors of a model in their representations, with what travels beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from tersor.container.writer import Entry
+
+
+@dataclass(frozen=True)
+class CompressedModel:
+    """What `tersor.compress` returns and `tersor.save` writes.
+
+    entries: the tensors, in order. source: the kind of checkpoint they came from. attachments: bytes by name.
+    original_bytes: size of what was compressed (the file, or all tensors of a model in memory).
+    """
+
+    entries: tuple[Entry, ...]
+    source: str = "state_dict"
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
+    original_bytes: int = 0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors, dequantized. Tied tensors share memory."""
+        out: dict[str, Tensor] = {}
+        for entry in self.entries:
+            out[entry.name] = out[entry.tied_to or ""] if entry.tensor is None else entry.tensor.dequantize()
+        return out

@@ -1,0 +1,65 @@
+"""Work in order on several threads, with a bound on what is in flight. The results never depend on the threads."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from tersor.errors import UsageError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def ordered_map(
+    work: Callable[[T], R],
+    items: Iterable[T],
+    executor: Executor | None,
+    *,
+    cost: Callable[[T], int],
+    budget: int,
+) -> Iterator[R]:
+    """`work(item)` of every item, in the order of the items.
+
+    executor: where the work is done; None does it in the caller's thread, when the result is asked for.
+    cost, budget: an item is taken from `items` only while the costs of all items in flight stay within `budget`;
+        a single item may exceed it. Results that were handed out no longer count.
+    """
+    if executor is None:
+        yield from map(work, items)
+        return
+    waiting: deque[tuple[Future[R], int]] = deque()
+    in_flight = 0
+    try:
+        for item in items:
+            price = cost(item)
+            while waiting and in_flight + price > budget:
+                future, paid = waiting.popleft()
+                in_flight -= paid
+                yield future.result()
+            waiting.append((executor.submit(work, item), price))
+            in_flight += price
+            del item
+        while waiting:
+            yield waiting.popleft()[0].result()
+    finally:
+        for future, _ in waiting:
+            future.cancel()
+
+
+@contextmanager
+def thread_pool(threads: int | None) -> Iterator[Executor | None]:
+    """A pool of `threads` threads (None: one a CPU), or None where one thread does it all. UsageError below 1."""
+    count = len(os.sched_getaffinity(0)) if threads is None and hasattr(os, "sched_getaffinity") else threads
+    count = os.cpu_count() or 1 if count is None else count
+    if count < 1:
+        raise UsageError(f"threads is {count}; it must be at least 1")
+    if count == 1:
+        yield None
+        return
+    with ThreadPoolExecutor(count, thread_name_prefix="tersor") as executor:
+        yield executor

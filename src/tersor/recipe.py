@@ -1,0 +1,211 @@
+"""Recipes: which technique for which tensor. Patterns select tensors; the last match wins.
+
+As YAML (or JSON), a list of rules:
+
+    - match: "*"
+      uniform: {bits: 8}
+    - match: "features.*.weight"
+      prune: {density: 0.3}
+    - match: ["classifier.0.weight", "classifier.3.weight"]
+      palettize: {bits: 4}
+      shared: true
+
+A pattern is a shell pattern (`*`, `?`, `[...]`) on the tensor's whole name. Among the rules that match a tensor
+the last one that prunes decides how it is pruned, and the last one that sets a representation decides that.
+Lossy techniques apply to weights: floating-point tensors of two or more dimensions. Other tensors (biases, norms,
+integers) stay lossless unless a rule names them exactly, without a pattern.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tersor.errors import InputError, MissingExtraError, UsageError
+from tersor.pruning import Prune
+from tersor.quantization import REPRESENTATIONS, Lossless, Palettize, Quantize, RepresentationConfig
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What to do with the tensors that a pattern matches.
+
+    match: one pattern or several. prune, representation: None leaves that to earlier rules.
+    shared: the matching tensors share one codebook (`Palettize` only).
+    """
+
+    match: str | tuple[str, ...]
+    representation: RepresentationConfig | None = None
+    prune: Prune | None = None
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.patterns or not all(isinstance(p, str) and p for p in self.patterns):
+            raise UsageError(f"a rule needs a pattern of tensor names to match, got {self.match!r}")
+        if self.representation is None and self.prune is None:
+            raise UsageError(f"the rule for {self.match!r} does nothing; give it a representation or prune")
+        if self.shared and not isinstance(self.representation, Palettize):
+            raise UsageError(f"the rule for {self.match!r}: only palettize can be shared between tensors")
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns as a tuple."""
+        return (self.match,) if isinstance(self.match, str) else tuple(self.match)
+
+    def matches(self, name: str) -> bool:
+        """Whether a pattern matches the tensor `name`."""
+        return any(fnmatchcase(name, pattern) for pattern in self.patterns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a mapping for JSON or YAML."""
+        out: dict[str, Any] = {"match": self.match if isinstance(self.match, str) else list(self.match)}
+        for config in (self.prune, self.representation):
+            if config is not None:
+                out[config.name] = config.to_dict()
+        return {**out, "shared": True} if self.shared else out
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Rule:
+        """From a mapping; UsageError naming what it does not understand."""
+        if not isinstance(data, dict) or "match" not in data:
+            raise UsageError(f"a rule must be a mapping with a 'match', got {data!r}")
+        match = data["match"]
+        representation: RepresentationConfig | None = None
+        prune: Prune | None = None
+        for key, value in data.items():
+            if key in ("match", "shared"):
+                continue
+            options = {} if value is None else value
+            if not isinstance(options, dict):
+                raise UsageError(f"the rule for {match!r}: options of {key!r} must be a mapping, got {value!r}")
+            if key == Prune.name:
+                prune = Prune.from_dict(options)
+            elif key not in REPRESENTATIONS:
+                known = ", ".join(["match", "shared", Prune.name, *REPRESENTATIONS])
+                raise UsageError(f"the rule for {match!r}: unknown key {key!r}; known are {known}")
+            elif representation is not None:
+                raise UsageError(f"the rule for {match!r} sets two representations; keep one")
+            else:
+                representation = REPRESENTATIONS[key].from_dict(options)
+        patterns = match if isinstance(match, str) else tuple(match)
+        return cls(patterns, representation, prune, data.get("shared", False) is True)
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What a recipe does with one tensor. share: number of the rule whose tensors share a codebook, or None."""
+
+    representation: RepresentationConfig
+    prune: Prune | None = None
+    share: int | None = None
+
+
+@dataclass(frozen=True)
+class TensorKey:
+    """What a recipe needs to know of a tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def is_weight(self) -> bool:
+        """Floating point, two or more dimensions, not empty: what lossy techniques are for."""
+        return self.dtype.is_floating_point and len(self.shape) >= 2 and 0 not in self.shape
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Rules in order; the last match wins."""
+
+    rules: tuple[Rule, ...]
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        object.__setattr__(self, "rules", tuple(rules))
+
+    @classmethod
+    def default(cls) -> Recipe:
+        """8 bits with one error-minimising step a channel for all weights; everything else lossless."""
+        return cls([Rule("*", Quantize(bits=8))])
+
+    @classmethod
+    def lossless(cls) -> Recipe:
+        """Everything exact to the bit."""
+        return cls([Rule("*", Lossless())])
+
+    def plan(self, tensors: Sequence[TensorKey]) -> dict[str, Treatment]:
+        """What to do with each tensor, by name. UsageError for a pattern that matches nothing."""
+        for rule in self.rules:
+            for pattern in rule.patterns:
+                if pattern != "*" and not any(fnmatchcase(tensor.name, pattern) for tensor in tensors):
+                    raise UsageError(_no_match(pattern, tensors))
+        return {tensor.name: self._treatment(tensor) for tensor in tensors}
+
+    def _treatment(self, tensor: TensorKey) -> Treatment:
+        representation: RepresentationConfig = Lossless()
+        prune: Prune | None = None
+        share: int | None = None
+        for number, rule in enumerate(self.rules):
+            lossy_ok = tensor.dtype.is_floating_point and (tensor.is_weight or tensor.name in rule.patterns)
+            if not rule.matches(tensor.name):
+                continue
+            if rule.prune is not None and lossy_ok:
+                prune = rule.prune
+            if rule.representation is not None and (lossy_ok or isinstance(rule.representation, Lossless)):
+                representation = rule.representation
+                share = number if rule.shared else None
+        return Treatment(representation, prune, share)
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """As a list of mappings for JSON or YAML."""
+        return [rule.to_dict() for rule in self.rules]
+
+    @classmethod
+    def from_list(cls, data: Any) -> Recipe:
+        """From a list of mappings. UsageError naming what it does not understand."""
+        if not isinstance(data, list) or not data:
+            raise UsageError(f"a recipe must be a list of rules, got {type(data).__name__}")
+        return cls(Rule.from_dict(rule) for rule in data)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """From a YAML or JSON file. InputError if it cannot be read, UsageError if it makes no sense."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: the recipe cannot be read ({error})") from error
+        try:
+            return cls.from_list(_parse(text, str(path)))
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
+
+
+def _parse(text: str, name: str) -> Any:
+    """JSON needs no extra; YAML does."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        if name.endswith(".json"):
+            raise UsageError(f"not valid JSON ({error})") from error
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError(f"{name}: YAML recipes need PyYAML; run: pip install 'tersor[yaml]'") from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"not valid YAML ({error})") from error
+
+
+def _no_match(pattern: str, tensors: Sequence[TensorKey]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(pattern, [tensor.name for tensor in tensors], n=3, cutoff=0.5)
+    hint = f"; did you mean {', '.join(near)}?" if near else "; `tersor inspect` lists the names of a .tsr file"
+    return f"the pattern {pattern!r} matches none of the {len(tensors)} tensors{hint}"

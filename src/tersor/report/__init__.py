@@ -1,0 +1,1 @@
+"""Measures of files and tensors, and how they are shown."""

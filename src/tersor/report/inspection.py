@@ -1,0 +1,167 @@
+"""What is in a .tsr file, tensor by tensor."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict, dataclass
+from typing import IO, Any
+
+import numpy as np
+
+from tersor.coding import Method, entropy
+from tersor.container.dtypes import to_words
+from tersor.container.index import METHOD_TEXT, METHOD_XZ, VERSION, TensorEntry
+from tersor.container.kinds import (
+    BinaryParams,
+    CodebookParams,
+    DenseParams,
+    Params,
+    TernaryParams,
+    UniformParams,
+    kept,
+)
+from tersor.container.reader import Reader
+from tersor.tensors import CompressedTensor
+
+# Files below this are decoded as a whole by `inspect`; larger ones only when asked, so that the answer takes a time
+# that does not grow with the payload.
+SMALL_PAYLOAD = 4 << 20
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """One tensor of a file.
+
+    stored_bytes: in the payload. bits: stored bits a weight. entropy: order-0 entropy of the codes and the mask, in
+    bits a weight (None: not decoded, or not a tensor of codes). coder: methods of the codes' segments.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    representation: str
+    weights: int
+    stored_bytes: int
+    bits: float | None
+    entropy: float | None
+    coder: str
+    tied_to: str | None
+    note: str | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A whole file. checked: which checksums were verified."""
+
+    path: str
+    version: int
+    source: str
+    content_id: str
+    file_bytes: int
+    tensor_bytes: int
+    overhead_bytes: int
+    chunks: int
+    checked: str
+    tensors: tuple[TensorReport, ...]
+    attachments: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def inspect(path: str | os.PathLike[str] | IO[bytes], *, full: bool = False) -> Inspection:
+    """What a .tsr file holds.
+
+    Reads the index only, unless the payload is small (4 MiB) or `full` is set: then everything is decoded, its
+    checksums verified, and the entropy of the codes measured. Raises as `Reader`.
+    """
+    with Reader(path) as reader:
+        entries = reader.index.tensors
+        full = full or sum(reader.index.item_sizes()) <= SMALL_PAYLOAD
+        if full:
+            reader.verify()
+        decoded = reader.tensors() if full else ((entry.name, None) for entry in entries)
+        reports = []
+        for entry, (_, tensor) in zip(entries, decoded, strict=True):
+            tied = None if entry.tied_to is None else entries[entry.tied_to].name
+            reports.append(_report(entry, tensor, tied))
+        stored = sum(entry.stored_bytes for entry in entries)
+        attachments = {a.name: a.section.size for a in reader.index.attachments}
+        chunks = len(reader.index.chunk_items)
+        return Inspection(
+            path=reader.name,
+            version=VERSION,
+            source=reader.index.source,
+            content_id=reader.content_id.hex(),
+            file_bytes=reader.file_bytes,
+            tensor_bytes=stored,
+            overhead_bytes=reader.file_bytes - stored - sum(attachments.values()),
+            chunks=chunks,
+            checked=f"index, {chunks} chunks and content id verified" if full else "index verified; payload not read",
+            tensors=tuple(reports),
+            attachments=attachments,
+        )
+
+
+def _report(entry: TensorEntry, tensor: CompressedTensor | None, tied: str | None) -> TensorReport:
+    weights = entry.common.shape.numel()
+    bits = 8 * entry.stored_bytes / weights if weights and entry.tied_to is None else None
+    return TensorReport(
+        name=entry.name,
+        shape=tuple(entry.common.shape),
+        dtype=str(entry.common.dtype).removeprefix("torch."),
+        representation="tied" if entry.params is None else describe(entry.params, entry.masked),
+        weights=weights,
+        stored_bytes=entry.stored_bytes,
+        bits=bits,
+        entropy=None if tensor is None else _entropy(entry, tensor),
+        coder=_coders(entry),
+        tied_to=tied,
+        note=entry.note,
+    )
+
+
+def describe(params: Params, masked: bool) -> str:
+    """A representation in a few words."""
+    words = "?"
+    if isinstance(params, DenseParams):
+        words = str(params.values.dtype).removeprefix("torch.")
+    elif isinstance(params, UniformParams):
+        grid = "affine" if params.affine else "symmetric"
+        where = {0x00: "tensor", 0x20: "channel"}.get(params.granularity, f"group of {params.group_size}")
+        words = f"uniform {params.bits} bit {grid} per {where}"
+    elif isinstance(params, CodebookParams):
+        words = f"codebook {params.books} x {params.centroids}" if params.books > 1 else f"codebook {params.centroids}"
+    elif isinstance(params, (BinaryParams, TernaryParams)):
+        words = f"{params.represents.kind} per {'channel' if params.per_row else 'tensor'}"
+    return words + (", sparse" if masked else "")
+
+
+def _coders(entry: TensorEntry) -> str:
+    methods = {section.method for segment in entry.segments for section in segment if section.role == "codes"}
+    return "+".join(method_name(method) for method in sorted(methods))
+
+
+def method_name(method: int) -> str:
+    """Name of a method number (docs/format.md, "Methods")."""
+    names = {int(METHOD_TEXT): "text", int(METHOD_XZ): "xz"}
+    return names.get(method) or Method(method).name.lower()
+
+
+def _entropy(entry: TensorEntry, tensor: CompressedTensor) -> float | None:
+    """Order-0 entropy of codes and mask, bits a weight."""
+    params = entry.params
+    assert params is not None
+    weights = entry.common.shape.numel()
+    if params.symbol_bits is None or not weights:
+        return None
+    mask = None if tensor.mask is None else tensor.mask.reshape(-1)
+    row = params.code_words()
+    codes = kept(to_words(params.codes(tensor), row), mask, row.words)
+    bits = entropy(np.ascontiguousarray(codes)) * codes.size / weights if codes.size else 0.0
+    if mask is not None:
+        density = codes.size / weights
+        bits -= sum(p * math.log2(p) for p in (density, 1 - density) if p > 0)
+    return bits

@@ -1,0 +1,111 @@
+"""Plain text tables and the progress line."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from typing import IO
+
+from tersor.report.comparison import Comparison
+from tersor.report.inspection import Inspection
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Columns padded to their widest cell; those in `right` aligned to the right."""
+    cells = [list(head), *[list(row) for row in rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    lines = []
+    for row in cells:
+        padded = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(padded).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def inspection_text(found: Inspection) -> str:
+    """An Inspection as a table."""
+    rows = []
+    for tensor in found.tensors:
+        what = f"tied to {tensor.tied_to}" if tensor.tied_to is not None else tensor.representation
+        rows.append(
+            [
+                tensor.name,
+                "x".join(map(str, tensor.shape)) or "scalar",
+                tensor.dtype,
+                what + (f" ({tensor.note})" if tensor.note else ""),
+                f"{tensor.stored_bytes:,}",
+                _number(tensor.bits, ".3f"),
+                _number(tensor.entropy, ".3f"),
+                tensor.coder,
+            ]
+        )
+    head = ["tensor", "shape", "dtype", "representation", "bytes", "bits/w", "entropy", "coder"]
+    attached = "".join(f"\nattachment {name}: {size:,} bytes" for name, size in found.attachments.items())
+    return (
+        f"{found.path}: {found.file_bytes:,} bytes, format version {found.version}, made from {found.source}\n"
+        f"tensors {found.tensor_bytes:,} bytes, index and checksums {found.overhead_bytes:,} bytes, "
+        f"{found.chunks} chunks\n"
+        f"content id {found.content_id}\nchecksums: {found.checked}\n\n{table(head, rows, right=(4, 5, 6))}{attached}"
+    )
+
+
+def comparison_text(found: Comparison) -> str:
+    """A Comparison as a table."""
+    rows = []
+    for tensor in found.tensors:
+        rows.append(
+            [
+                tensor.name,
+                "x".join(map(str, tensor.shape)) or "scalar",
+                f"{tensor.bytes_a:,}",
+                f"{tensor.bytes_b:,}",
+                _number(tensor.bits_b, ".3f"),
+                "0 (identical)" if tensor.identical else _number(tensor.max_error, ".3e"),
+                _number(tensor.rms_error, ".3e"),
+                _number(tensor.sqnr, ".2f"),
+            ]
+        )
+    head = ["tensor", "shape", "bytes A", "bytes B", "bits/w B", "max error", "RMS error", "SQNR dB"]
+    text = f"A: {found.a}\nB: {found.b}\n\n{table(head, rows, right=(2, 3, 4, 5, 6, 7))}"
+    return text + "".join(f"\n{problem}" for problem in found.problems)
+
+
+def _number(value: float | None, spec: str) -> str:
+    if value is None:
+        return ""
+    return format(value, spec) if math.isfinite(value) else str(value)
+
+
+class ProgressLine:
+    """A bar on a terminal, a plain line every few seconds elsewhere, nothing where `stream` is None."""
+
+    def __init__(self, total: int, stream: IO[str] | None = sys.stderr) -> None:
+        self.total = max(total, 1)
+        self.stream = stream
+        self.done = 0
+        self.terminal = stream is not None and stream.isatty()
+        self.next_time = time.monotonic() + (0.1 if self.terminal else 5.0)
+
+    def __call__(self, name: str, nbytes: int) -> None:
+        """Counts a tensor that is done."""
+        self.done += nbytes
+        now = time.monotonic()
+        if self.stream is None or now < self.next_time:
+            return
+        part = min(self.done / self.total, 1.0)
+        if self.terminal:
+            filled = int(30 * part)
+            self.stream.write(f"\r[{'#' * filled}{'.' * (30 - filled)}] {part:4.0%} {name[-40:]:40}")
+            self.next_time = now + 0.1
+        else:
+            self.stream.write(f"{part:4.0%} {name}\n")
+            self.next_time = now + 5.0
+        self.stream.flush()
+
+    def close(self) -> None:
+        """Clears the bar."""
+        if self.terminal and self.stream is not None:
+            self.stream.write("\r" + " " * 79 + "\r")
+            self.stream.flush()
