@@ -12,7 +12,7 @@ CONTENT_ID_BYTES = 16
 def xxh3_64(data: Any) -> int:
     """XXH3 of a contiguous buffer, seed 0: an unsigned integer of 64 bits.
 
-    data: bytes, bytearray, memoryview or numpy array. Raises ValueError or BufferError if it is not contiguous,
+    data: bytes, bytearray, memoryview or numpy array. Raises ValueError or BufferError if not contiguous,
     TypeError if it is not a buffer. Not cryptographic: anyone can make another input of the same value.
     """
     value: int = core.xxh3_64(data)
