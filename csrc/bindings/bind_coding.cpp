@@ -1,9 +1,154 @@
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+
+#include <span>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
 #include "bindings.hpp"
+#include "histogram.hpp"
+#include "packed_bits.hpp"
+#include "planes.hpp"
+#include "rans.hpp"
 
 namespace nb = nanobind;
 
 namespace tersor::bindings {
+namespace {
 
-void bind_coding(nb::module_& m) { (void)m; }
+using Blob = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using BytesOut = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using ArrayIn = nb::ndarray<nb::ro, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using ArrayOut = nb::ndarray<nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+nb::bytes to_python(const Bytes& bytes) { return nb::bytes(bytes.data(), bytes.size()); }
+
+ByteView view(const Blob& blob) { return {blob.data(), blob.size()}; }
+
+template <typename T, typename Array>
+auto span_of(const Array& array) {
+    if constexpr (std::is_same_v<Array, ArrayIn>) {
+        return std::span<const T>(static_cast<const T*>(array.data()), array.size());
+    } else {
+        return std::span<T>(static_cast<T*>(array.data()), array.size());
+    }
+}
+
+// Calls work(span, kind) with the symbols seen as uint8 or uint16.
+template <typename Array, typename Work>
+auto with_symbols(const Array& symbols, unsigned bits, Work work) {
+    const nb::dlpack::dtype type = symbols.dtype();
+    const bool is_signed = type == nb::dtype<std::int8_t>() || type == nb::dtype<std::int16_t>();
+    if (bits < 1 || bits > type.bits)
+        throw std::invalid_argument("bits do not fit the symbols' dtype");
+    const SymbolKind kind{bits, is_signed ? 1u << (bits - 1) : 0};
+    if (type == nb::dtype<std::uint8_t>() || type == nb::dtype<std::int8_t>()) {
+        return work(span_of<std::uint8_t>(symbols), kind);
+    }
+    if (type != nb::dtype<std::int16_t>()) {
+        throw std::invalid_argument("symbols must be uint8, int8 or int16");
+    }
+    return work(span_of<std::uint16_t>(symbols), kind);
+}
+
+template <typename Array, typename Work>
+nb::bytes encode_with(const Array& symbols, unsigned bits, Work work) {
+    Bytes blob;
+    {
+        const nb::gil_scoped_release release;
+        blob = with_symbols(symbols, bits, work);
+    }
+    if (blob.empty())
+        throw std::invalid_argument("no symbols, or symbols out of the range of their bits");
+    return to_python(blob);
+}
+
+nb::bytes encode_packed(const ArrayIn& symbols, unsigned bits) {
+    return encode_with(symbols, bits, [](auto in, SymbolKind kind) {
+        Bytes blob;
+        pack_low_bits(in, kind, kind.bits, blob);
+        return blob;
+    });
+}
+
+bool decode_packed(const Blob& blob, const ArrayOut& out, unsigned bits) {
+    const nb::gil_scoped_release release;
+    return with_symbols(out, bits, [&](auto symbols, SymbolKind kind) {
+        return unpack_bits(view(blob), symbols, kind);
+    });
+}
+
+nb::bytes encode_rans(const ArrayIn& symbols, unsigned bits) {
+    return encode_with(symbols, bits,
+                       [](auto in, SymbolKind kind) { return rans_encode(in, kind); });
+}
+
+bool decode_rans(const Blob& blob, const ArrayOut& out, unsigned bits) {
+    const nb::gil_scoped_release release;
+    return with_symbols(out, bits, [&](auto symbols, SymbolKind kind) {
+        return rans_decode(view(blob), symbols, kind);
+    });
+}
+
+// (entropy in 2^-16 bits, used symbols); throws if symbols leave the range.
+std::pair<std::uint64_t, std::size_t> measure(const ArrayIn& symbols, unsigned bits) {
+    Counts counts;
+    {
+        const nb::gil_scoped_release release;
+        counts = with_symbols(symbols, bits,
+                              [](auto in, SymbolKind kind) { return histogram(in, kind); });
+    }
+    if (counts.empty()) throw std::invalid_argument("symbols out of the range of their bits");
+    std::size_t used = 0;
+    for (const std::uint64_t c : counts) used += c > 0;
+    return {entropy_fixed(counts), used};
+}
+
+// Calls work(words) with the words seen as unsigned integers of their size.
+template <typename Array, typename Work>
+void with_words(const Array& words, std::size_t plane_bytes, Work work) {
+    if (plane_bytes != words.size() * words.itemsize()) {
+        throw std::invalid_argument("planes must have one byte for every byte of the words");
+    }
+    switch (words.itemsize()) {
+        case 1:
+            return work(span_of<std::uint8_t>(words));
+        case 2:
+            return work(span_of<std::uint16_t>(words));
+        case 4:
+            return work(span_of<std::uint32_t>(words));
+        case 8:
+            return work(span_of<std::uint64_t>(words));
+        default:
+            throw std::invalid_argument("words must have 1, 2, 4 or 8 bytes");
+    }
+}
+
+void split(const ArrayIn& words, const BytesOut& planes, int transform) {
+    const nb::gil_scoped_release release;
+    with_words(words, planes.size(), [&](auto in) {
+        split_planes(in.data(), in.size(), static_cast<WordTransform>(transform), planes.data());
+    });
+}
+
+void merge(const Blob& planes, const ArrayOut& words, int transform) {
+    const nb::gil_scoped_release release;
+    with_words(words, planes.size(), [&](auto out) {
+        merge_planes(planes.data(), out.size(), static_cast<WordTransform>(transform), out.data());
+    });
+}
+
+}  // namespace
+
+void bind_coding(nb::module_& m) {
+    m.def("encode_packed", &encode_packed, nb::arg("symbols"), nb::arg("bits"));
+    m.def("decode_packed", &decode_packed, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
+    m.def("encode_rans", &encode_rans, nb::arg("symbols"), nb::arg("bits"));
+    m.def("decode_rans", &decode_rans, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
+    m.def("measure_symbols", &measure, nb::arg("symbols"), nb::arg("bits"));
+    m.def("split_planes", &split, nb::arg("words"), nb::arg("planes"), nb::arg("transform"));
+    m.def("merge_planes", &merge, nb::arg("planes"), nb::arg("words"), nb::arg("transform"));
+}
 
 }  // namespace tersor::bindings
