@@ -28,6 +28,8 @@ MAX_RANK = 8
 SEGMENT = 1 << 20  # elements
 
 SOURCES = ("state_dict", "safetensors", "huggingface", "torch", "npz", "onnx", "gguf")
+# Methods beside those of `coding.Method`.
+METHOD_SHARED = 7
 METHOD_TEXT = 8
 METHOD_XZ = 9
 _MAX_BYTES = (1 << 62) - 1
@@ -166,9 +168,9 @@ def _write_sections(out: ByteWriter, index: Index, own: list[TensorEntry]) -> No
         for segment in tensor.segments:
             for section in segment:
                 out.byte(section.method)
-                if section.method == Method.SHARED:
+                if section.method == METHOD_SHARED:
                     out.varint(section.distance)
-                elif section.method != Method.RAW:
+                elif section.method != Method.RAW or _size_unknown(tensor.masked, section.role):
                     out.varint(section.size)
     for attachment in index.attachments:
         out.byte(attachment.section.method)
@@ -285,7 +287,7 @@ def _read_section(
     masked: bool,
 ) -> Section:
     method = source.byte()
-    if method == Method.SHARED:
+    if method == METHOD_SHARED:
         distance = source.varint(MAX_TENSORS, "distance of a shared table")
         target = len(earlier) - distance
         if role in ("mask", "codes") or not 0 <= target < len(earlier):
@@ -294,12 +296,17 @@ def _read_section(
         wanted = [table for table in params.tables(shape) if table.role == role]
         given = [] if shared is None else shared.tables(earlier[target].common.shape)
         original = [s for segment in earlier[target].segments[:1] for s in segment if s.role == role]
-        if wanted[0] not in given or original[0].method == Method.SHARED:
+        if wanted[0] not in given or original[0].method == METHOD_SHARED:
             raise CorruptFileError("a shared table that does not fit")
         return Section(role, method, 0, distance)
-    if method == Method.RAW and not (masked and role == "codes"):
+    if method == Method.RAW and not _size_unknown(masked, role):
         return Section(role, method, _raw_size(role, params, shape, part))
     return Section(role, method, source.varint(_MAX_BYTES, "bytes of a section"))
+
+
+def _size_unknown(masked: bool, role: str) -> bool:
+    """Whether the index must give the size even of a raw section: how many codes a mask keeps is in the mask."""
+    return masked and role == "codes"
 
 
 def _raw_size(role: str, params: Params, shape: torch.Size, part: Geometry) -> int:

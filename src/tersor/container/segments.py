@@ -10,13 +10,13 @@ from torch import Tensor
 
 from tersor.coding import Method, State, decode_array, decode_mask, decode_symbols
 from tersor.container.dtypes import WireType, empty_words, from_words, wire_type
-from tersor.container.index import Index, Section, TensorEntry
+from tersor.container.index import METHOD_SHARED, Index, Section, TensorEntry
 from tersor.container.kinds import Table
 from tersor.errors import CorruptFileError
 from tersor.layers import Geometry, geometry
 from tersor.tensors import CompressedTensor
 
-_STATELESS = (Method.RAW, Method.RANS, Method.HUFFMAN, Method.SHARED)
+_STATELESS = (Method.RAW, Method.RANS, Method.HUFFMAN, METHOD_SHARED)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _decode_segment(view: memoryview, item: Item, target: Target, state: State) 
     for section in target.entry.segments[item.number]:
         blob = view[offset : offset + section.size]
         offset += section.size
-        if section.method == Method.SHARED:
+        if section.method == METHOD_SHARED:
             continue
         if section.role == "mask":
             assert target.mask is not None

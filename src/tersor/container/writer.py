@@ -20,6 +20,7 @@ from tersor.container.index import (
     MAX_ATTACHMENT,
     MAX_RANK,
     MAX_TENSORS,
+    METHOD_SHARED,
     SEGMENT,
     VERSION,
     AttachmentEntry,
@@ -231,7 +232,7 @@ class _Builder:
         sections = []
         for role in section_roles(params, value.shape, mask is not None, item.number):
             if role in item.shared:
-                sections.append(Section(role, Method.SHARED, 0, item.shared[role]))
+                sections.append(Section(role, METHOD_SHARED, 0, item.shared[role]))
                 continue
             if role == "mask":
                 assert mask is not None

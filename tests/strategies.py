@@ -1,0 +1,87 @@
+"""Hypothesis strategies that several rooms' tests share."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tersor.layers import matrix_shape
+from tersor.tensors import Binary, Codebook, CompressedTensor, Dense, Ternary, Uniform
+
+DTYPES = [
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.uint8,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+    torch.bool,
+    torch.complex64,
+    torch.complex128,
+]
+FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+
+shapes = st.lists(st.integers(0, 7), min_size=0, max_size=5).map(torch.Size)
+seeds = st.integers(0, 2**31)
+
+
+def random_bits(shape: torch.Size, dtype: torch.dtype, seed: int) -> Tensor:
+    """A tensor of any bit patterns: NaN payloads, infinities and denormals included."""
+    generator = torch.Generator().manual_seed(seed)
+    if dtype == torch.bool:
+        return torch.rand(shape, generator=generator) < 0.5
+    count = shape.numel() * dtype.itemsize
+    raw = torch.randint(0, 256, (count,), generator=generator, dtype=torch.int64).to(torch.uint8)
+    return raw.view(dtype).reshape(shape)
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Equal dtype, shape and bits."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return torch.equal(a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8))
+
+
+@st.composite
+def compressed_tensors(draw: st.DrawFn) -> CompressedTensor:
+    """Any CompressedTensor of a small shape."""
+    shape, seed = draw(shapes), draw(seeds)
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand(shape, generator=generator) < draw(st.sampled_from([0.0, 0.2, 0.9])) if draw(st.booleans()) else None
+    kind = draw(st.sampled_from([Dense, Uniform, Codebook, Binary, Ternary]))
+    rows, length = matrix_shape(shape)
+    if kind is Dense:
+        dtype = draw(st.sampled_from(DTYPES))
+        values = random_bits(shape, dtype, seed)
+        return Dense(shape, draw(st.sampled_from(FLOATS)) if dtype in FLOATS else dtype, mask, values)
+    dtype = draw(st.sampled_from(FLOATS))
+
+    def integers(low: int, high: int, size: tuple[int, ...], kept: torch.dtype) -> Tensor:
+        return torch.randint(low, high, size, generator=generator).to(kept)
+
+    if kind is Codebook:
+        bits = draw(st.integers(1, 8))
+        centroids = draw(st.integers(1, 1 << bits))
+        books = draw(st.integers(1, max(rows, 1)))
+        book = torch.randn(books, centroids, generator=generator).sort(1).values
+        return Codebook(shape, dtype, mask, bits, integers(0, centroids, shape, torch.uint8), book)
+    if kind is Uniform:
+        bits = draw(st.integers(1, 16))
+        group = draw(st.sampled_from([0, max(length, 1), 1, 2, 3]))
+        size = (1, 1) if group == 0 else (rows, 1 if group == length else -(-length // group))
+        codes = integers(-(1 << bits - 1), 1 << bits - 1, shape, torch.int8 if bits <= 8 else torch.int16)
+        zero = integers(-(2**20), 2**20, size, torch.int32) if draw(st.booleans()) else None
+        return Uniform(shape, dtype, mask, bits, codes, torch.randn(size, generator=generator), zero, group)
+    scale = torch.rand((rows if draw(st.booleans()) else 1, 1), generator=generator)
+    if kind is Binary:
+        return Binary(shape, dtype, mask, torch.rand(shape, generator=generator) < 0.5, scale)
+    return Ternary(shape, dtype, mask, integers(-1, 2, shape, torch.int8), scale)
