@@ -8,5 +8,6 @@ void bind_cpu(nanobind::module_& m);
 void bind_hash(nanobind::module_& m);
 void bind_coding(nanobind::module_& m);
 void bind_quantization(nanobind::module_& m);
+void bind_fit(nanobind::module_& m);
 
 }  // namespace tersor::bindings

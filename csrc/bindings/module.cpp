@@ -6,4 +6,5 @@ NB_MODULE(_core, m) {
     tersor::bindings::bind_hash(m);
     tersor::bindings::bind_coding(m);
     tersor::bindings::bind_quantization(m);
+    tersor::bindings::bind_fit(m);
 }

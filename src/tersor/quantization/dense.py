@@ -1,0 +1,35 @@
+"""Lossless: the values themselves, exact to the bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tersor.quantization.config import RepresentationConfig, mask_matrix, owned_mask
+from tersor.tensors import Dense
+
+
+@dataclass(frozen=True)
+class Lossless(RepresentationConfig):
+    """Keeps every kept weight exactly, whatever the dtype (integers, bool, complex, NaN payloads included)."""
+
+    name: ClassVar[str] = "lossless"
+
+    def fit(self, weight: Tensor, mask: Tensor | None = None) -> Dense:
+        """A `Dense` of the weight's own dtype, a copy of the weight; masked positions hold zero."""
+        return Dense(weight.shape, weight.dtype, owned_mask(mask), masked_copy(weight, mask))
+
+
+def masked_copy(weight: Tensor, mask: Tensor | None) -> Tensor:
+    """A contiguous copy of `weight` on the CPU, zero where `mask` is False. MismatchError if the mask does not fit."""
+    mask_matrix(mask, weight)
+    values = weight.detach().to("cpu", copy=True).contiguous()
+    if mask is not None and values.numel():
+        pruned = (~mask.detach().to("cpu")).contiguous()
+        # Any dtype is a string of bytes, float8 and complex included, and zero is zero bytes in all of them.
+        octets = values.reshape(-1).view(torch.uint8).view(values.numel(), values.element_size())
+        octets[pruned.reshape(-1)] = 0
+    return values
