@@ -30,7 +30,7 @@ _DEEPEST_ARRAY = 8
 _STRING, _ARRAY, _UINT32 = 8, 9, 4
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _ALL_F32, _MOSTLY_F16, _MOSTLY_BF16 = 0, 1, 32
-_CHUNK_ELEMENTS = 1 << 22
+_CHUNK_ELEMENTS = 1 << 20
 
 _PLAIN = {
     "F32": torch.float32,
@@ -148,7 +148,7 @@ class GgufFile(Checkpoint):
             blocks = min(step, flat.size // block - first)
             data = torch.empty(blocks * block_bytes, dtype=torch.uint8)
             read_into(self._file, data, where)
-            part = self._gguf.quants.dequantize(data.numpy().reshape(blocks, block_bytes), place.type)
+            part = self._gguf.quants.dequantize(data.numpy()[None], place.type)
             flat[first * block : (first + blocks) * block] = part.reshape(-1)
         return values
 

@@ -6,8 +6,8 @@ diffusion pipeline); a tensor of a sub-folder is named "<sub-folder>/<name>".
 Attachments:
 - "file:<relative/posix/path>": a file that holds no weights.
 - "huggingface.layout": JSON {"weights": [{"path", "tensors": how many, "attachments": the file's own}],
-  "indexes": [{"path", "metadata"} or {"path", "text"}]}: which tensors lie in which file, in order. An index that
-  transformers would write the same way is kept as its metadata alone.
+  "indexes": [{"path", "metadata"} or {"path", "text"}]}: which tensors lie in which file, in order. An index
+  that transformers would write the same way is kept as its metadata alone.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _FILE_LIMIT = 100 << 20
 
 
 class HuggingFaceFolder(Checkpoint):
-    """A folder of weights and their configuration. InputError if it holds no weights or a shard is missing."""
+    """A folder of weights and their configuration. InputError if it holds no weights or lacks a shard."""
 
     def __init__(self, path: str | PathLike[str]) -> None:
         """Opens every weight file and takes the other files along."""
@@ -120,8 +120,8 @@ class HuggingFaceFolder(Checkpoint):
 def write_huggingface(checkpoint: Checkpoint, folder: Path) -> None:
     """Writes `checkpoint` into the empty `folder`.
 
-    A Hugging Face source gives back its files. Any other becomes model.safetensors alone: the configuration that
-    belongs to it is not known. InputError if an attachment's path leaves the folder or names a weight file.
+    A Hugging Face source gives back its files. Any other becomes model.safetensors alone: the configuration
+    that belongs to it is not known. InputError if an attachment's path leaves the folder or names a weight file.
     """
     files = {
         name[len(FILE) :]: data for name, data in checkpoint.info.attachments.items() if name.startswith(FILE)
@@ -279,13 +279,13 @@ def _index_entry(
         begin += len(own)
         if path.parent == relative.parent:
             held.update({t.name[len(prefix) :]: path.name for t in own})
-    path = root / relative
-    for name, shard in _weight_map(path).items():
+    index = root / relative
+    for name, shard in _weight_map(index).items():
         if held.get(name) != shard:
             raise InputError(
-                f"{path}: tensor {name!r} is not in shard {shard!r}; fetch the whole folder again"
+                f"{index}: tensor {name!r} is not in shard {shard!r}; fetch the whole folder again"
             )
-    with open_input(path) as file:
+    with open_input(index) as file:
         text = file.read().decode()
     metadata = json.loads(text).get("metadata")
     if text == _index_text(metadata, held):
@@ -303,9 +303,8 @@ def _collect(
         foreign_bin = name.endswith(".bin") and _FOREIGN_BIN.search(name)
         if not (root / relative).is_file():
             continue
-        if name.endswith(_FOREIGN) or foreign_index or foreign_bin:
-            left.append(relative)
-        elif (root / relative).stat().st_size > _FILE_LIMIT:
+        too_large = (root / relative).stat().st_size > _FILE_LIMIT
+        if name.endswith(_FOREIGN) or foreign_index or foreign_bin or too_large:
             left.append(relative)
         else:
             with open_input(root / relative) as file:

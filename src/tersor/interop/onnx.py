@@ -1,10 +1,10 @@
 """ONNX models: initializers as tensors, the graph around them as it is.
 
-Tensors are the initializers of the graph and its sub-graphs, external data included, and the values of Constant
-nodes with at least 1024 elements. Strings and types below 8 bits stay in the graph.
+Tensors are the initializers of the graph and its sub-graphs, external data included, and the values of
+Constant nodes with at least 1024 elements. Strings and types below 8 bits stay in the graph.
 
-Attachment: "onnx.model": the serialized ModelProto; a tensor taken out has no data, but an `external_data` entry
-"tersor.tensor" with the tensor's name.
+Attachment: "onnx.model": the serialized ModelProto; a tensor taken out has no data, but an `external_data`
+entry "tersor.tensor" with the tensor's name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from tersor.interop.raw import (
     file_size,
     known_dtypes,
     open_input,
-    read_into,
     read_tensor,
     tensor_bytes,
     tensor_of_bytes,
