@@ -1,7 +1,7 @@
 """The contract between checkpoint files and everything else.
 
-A reader gives a `Checkpoint`; a writer takes one. Tensors are read one at a time, when asked for, so that memory
-stays near the largest tensor.
+A reader gives a `Checkpoint`; a writer takes one. Tensors are read one at a time, when asked for, so that
+memory stays near the largest tensor.
 """
 
 from __future__ import annotations
@@ -58,11 +58,13 @@ class Checkpoint(ABC):
     def read(self, name: str) -> Tensor:
         """The tensor `name`: contiguous, on the CPU, safe to modify. KeyError for an unknown name."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - not every checkpoint holds something open
         """Releases files and maps. The tensors that were read stay valid."""
 
     def __enter__(self) -> Checkpoint:
+        """The checkpoint itself."""
         return self
 
     def __exit__(self, *exc: Any) -> None:
+        """Closes the checkpoint."""
         self.close()

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import IO
 
 from tersor.errors import InputError, UsageError
-from tersor.files import atomic_file
+from tersor.files import atomic_file, atomic_folder
 from tersor.interop.checkpoint import Checkpoint
+from tersor.interop.gguf import MAGIC, GgufFile, write_gguf
+from tersor.interop.huggingface import HuggingFaceFolder, write_huggingface
 from tersor.interop.npz import NpzFile, write_npz
+from tersor.interop.onnx import OnnxFile, write_onnx
 from tersor.interop.raw import file_size, open_input
 from tersor.interop.safetensors import HEADER_LIMIT, SafetensorsFile, write_safetensors
 from tersor.interop.torch_file import TorchFile, write_torch
@@ -28,24 +31,31 @@ _FORMATS = {
     ".bin": "torch",
     ".ckpt": "torch",
     ".npz": "npz",
+    ".onnx": "onnx",
+    ".gguf": "gguf",
 }
 _READERS: dict[str, Callable[[str | os.PathLike[str]], Checkpoint]] = {
     "safetensors": SafetensorsFile,
     "torch": TorchFile,
     "npz": NpzFile,
+    "onnx": OnnxFile,
+    "gguf": GgufFile,
+    "huggingface": HuggingFaceFolder,
 }
 _WRITERS: dict[str, Callable[[Checkpoint, IO[bytes]], None]] = {
     "safetensors": write_safetensors,
     "torch": write_torch,
     "npz": write_npz,
+    "onnx": write_onnx,
+    "gguf": write_gguf,
 }
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Opens the checkpoint at `path`, of whichever format its content is.
 
-    InputError if it is missing, empty, unreadable, damaged or of no supported kind; UnsafeFileError if it needs
-    pickled code; MissingExtraError if a package is needed that is not installed.
+    InputError if it is missing, empty, unreadable, damaged or of no supported kind; UnsafeFileError if it
+    needs pickled code; MissingExtraError if a package is needed that is not installed.
     """
     return _READERS[_detect(path)](path)
 
@@ -66,17 +76,23 @@ def write_checkpoint(
 ) -> None:
     """Writes `checkpoint` to `path`, tensor by tensor; complete or not at all.
 
-    format: one that `format_of` returns; None for what the name says. UsageError if `checkpoint` cannot be written
-    in it, OutputError if `path` exists (unless `force`) or cannot be written.
+    format: one that `format_of` returns; None for what the name says. UsageError if `checkpoint` cannot be
+    written in it, OutputError if `path` exists (unless `force`) or cannot be written.
     """
     name = format_of(path) if format is None else format
-    if name not in _WRITERS:
-        raise UsageError(f"format {name!r} is unknown; use one of {', '.join(sorted(_WRITERS))}")
+    if name not in _READERS:
+        raise UsageError(f"format {name!r} is unknown; use one of {', '.join(sorted(_READERS))}")
+    if name == "huggingface":
+        with atomic_folder(path, force=force) as folder:
+            write_huggingface(checkpoint, folder)
+        return
     with atomic_file(path, force=force) as file:
         _WRITERS[name](checkpoint, file)
 
 
 def _detect(path: str | os.PathLike[str]) -> str:
+    if os.path.isdir(path):
+        return "huggingface"
     size = file_size(path)
     if size == 0:
         raise InputError(f"{path} is empty; fetch it again. Supported: {SUPPORTED}")
@@ -87,6 +103,8 @@ def _detect(path: str | os.PathLike[str]) -> str:
         raise InputError(f"{path} is a compressed file of tersor already; use `tersor decompress` on it")
     if zipfile.is_zipfile(path):
         return _detect_zip(path)
+    if start[:4] == MAGIC:
+        return "gguf"
     if start[:1] == b"\x80" or start[257:262] == b"ustar":
         return "torch"
     if len(start) > 8 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= HEADER_LIMIT:

@@ -17,6 +17,7 @@ class StateDict(Checkpoint):
     """Tensors that lie in memory already; `read` gives copies."""
 
     def __init__(self, tensors: Mapping[str, Tensor], attachments: Mapping[str, bytes], format: str) -> None:
+        """Takes `tensors` as they are; `check_plain` has accepted them."""
         self._tensors = tensors
         ties = detect_ties(tensors.items())
         infos = (TensorInfo(name, tuple(t.shape), t.dtype, ties.get(name)) for name, t in tensors.items())
@@ -34,8 +35,8 @@ def from_state_dict(
 ) -> Checkpoint:
     """`state_dict` as a `Checkpoint` of format "state_dict".
 
-    Tensors may lie on any device that holds values. UnsupportedTypeError names the key of an entry that is not a
-    dense tensor; an entry that is None (an empty `_extra_state`) is left out with a TersorWarning.
+    Tensors may lie on any device that holds values. UnsupportedTypeError names the key of an entry that is
+    not a dense tensor; an entry that is None (an empty `_extra_state`) is left out with a TersorWarning.
     """
     tensors = {}
     for name, value in state_dict.items():
@@ -44,7 +45,8 @@ def from_state_dict(
             continue
         if not isinstance(value, Tensor):
             raise UnsupportedTypeError(
-                f"state_dict[{name!r}] is a {type(value).__name__}, not a tensor; remove the key or turn it into a tensor"
+                f"state_dict[{name!r}] is a {type(value).__name__}, not a tensor; "
+                "remove the key or turn it into a tensor"
             )
         check_plain(value, f"state_dict[{name!r}]")
         tensors[name] = value

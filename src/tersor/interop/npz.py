@@ -53,6 +53,7 @@ class NpzFile(Checkpoint):
     """An .npz file. Object, structured, text and extended-precision arrays are refused by name."""
 
     def __init__(self, path: str | PathLike[str]) -> None:
+        """Opens the archive and checks every array's header."""
         self._path = str(path)
         file_size(path)
         self._file = open_input(path)
@@ -86,7 +87,8 @@ class NpzFile(Checkpoint):
         size = byte_count(shape, _TORCH_OF[dtype.newbyteorder("=")])
         if member.file_size != begin + size or size > member.compress_size * _DEFLATE_RATIO + _HEADER_LIMIT:
             raise InputError(
-                f"{where}: shape {shape} of {dtype} needs {begin + size} bytes, the archive declares {member.file_size} "
+                f"{where}: shape {shape} of {dtype} needs {begin + size} bytes, "
+                f"the archive declares {member.file_size} "
                 f"({member.compress_size} compressed); the file is damaged"
             )
         return TensorInfo(name, shape, _TORCH_OF[dtype.newbyteorder("=")])

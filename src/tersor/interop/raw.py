@@ -24,7 +24,7 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
     The view shares the tensor's memory where it is contiguous already.
     """
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
-    return memoryview(plain.view(torch.uint8).numpy())
+    return memoryview(plain.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def tensor_of_bytes(data: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
@@ -33,7 +33,7 @@ def tensor_of_bytes(data: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> T
 
 
 def read_tensor(file: IO[bytes], offset: int, dtype: torch.dtype, shape: Sequence[int], where: str) -> Tensor:
-    """The tensor of `shape` whose bytes begin at `offset` of `file`; the caller has checked that they are there.
+    """The tensor of `shape` whose bytes begin at `offset` of `file`; the caller knows that they are there.
 
     InputError naming `where` if the file ends early or cannot be read.
     """
@@ -48,7 +48,7 @@ def read_tensor(file: IO[bytes], offset: int, dtype: torch.dtype, shape: Sequenc
 
 def read_into(file: IO[bytes], data: Tensor, where: str) -> None:
     """Fills the uint8 vector `data` from `file`. InputError naming `where` if the file ends before."""
-    view = memoryview(data.numpy())
+    view = memoryview(data.numpy())  # type: ignore[arg-type]
     done = 0
     while done < len(view):
         try:
@@ -71,7 +71,7 @@ def byte_count(shape: Sequence[int], dtype: torch.dtype) -> int:
 
 
 def copy_mapped(tensor: Tensor) -> Tensor:
-    """A contiguous copy of `tensor`, which lies in a private, unmodified map of a file; its pages are given back.
+    """A contiguous copy of `tensor`, which lies in a private, unmodified map of a file; gives its pages back.
 
     Copying in pieces keeps resident memory near one copy instead of two.
     """
@@ -93,7 +93,7 @@ def copy_mapped(tensor: Tensor) -> Tensor:
 def _release(address: int, count: int) -> None:
     """Tells the kernel that the whole pages inside [address, address + count) are not needed resident.
 
-    The pages belong to a file's map and were not written to, so they come back from the file when touched again.
+    The pages belong to a file's map and were not written to, so they come back from the file when touched.
     """
     if _madvise is None:
         return

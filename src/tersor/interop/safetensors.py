@@ -57,6 +57,7 @@ class SafetensorsFile(Checkpoint):
     """A safetensors file, opened and validated. InputError (naming file and tensor) if it is damaged."""
 
     def __init__(self, path: str | PathLike[str]) -> None:
+        """Opens the file and validates its header."""
         self._path = str(path)
         size = file_size(path)
         self._file = open_input(path)
@@ -90,13 +91,14 @@ def write_safetensors(checkpoint: Checkpoint, file: IO[bytes]) -> None:
     """Writes `checkpoint` to `file`, tensor by tensor; tied tensors are written out each by itself.
 
     A safetensors source gives back its own bytes. Others are laid out as the reference library does, with the
-    metadata {"format": "pt"} that Hugging Face transformers asks for. UnsupportedTypeError names a tensor whose
-    dtype the format lacks.
+    metadata {"format": "pt"} that Hugging Face transformers asks for. UnsupportedTypeError names a tensor
+    whose dtype the format lacks.
     """
     for info in checkpoint.info.tensors:
         if info.dtype not in _NAME_OF:
             raise UnsupportedTypeError(
-                f"tensor {info.name!r}: safetensors has no dtype for {info.dtype}; convert it, or write a .pt file"
+                f"tensor {info.name!r}: safetensors has no dtype for {info.dtype}; "
+                "convert it, or write a .pt file"
             )
     tensors, header = _layout(checkpoint.info)
     file.write(struct.pack("<Q", len(header)))

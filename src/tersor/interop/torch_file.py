@@ -29,8 +29,8 @@ STRUCTURE = "torch.structure"
 _ALIGNMENT = 64
 _EXPANDED_LIMIT = 1 << 30  # bytes of a tensor that repeats a smaller storage through strides of zero
 _REMEDY = (
-    "tersor never runs it. If you trust the file, load it yourself with torch.load(path, weights_only=False) and save "
-    "model.state_dict() with torch.save or safetensors"
+    "tersor never runs it. If you trust the file, load it yourself with torch.load(path, weights_only=False) "
+    "and save model.state_dict() with torch.save or safetensors"
 )
 _DAMAGE = (
     *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, OSError, AssertionError),
@@ -57,6 +57,7 @@ class TorchFile(Checkpoint):
     """A torch file. UnsafeFileError if it asks for pickled code, InputError if it is damaged."""
 
     def __init__(self, path: str | PathLike[str]) -> None:
+        """Loads the nest; the tensors of a zip file stay on disk until they are read."""
         self._path = str(path)
         file_size(path)
         self._mapped = zipfile.is_zipfile(path)
@@ -133,11 +134,11 @@ def _nest(info: CheckpointInfo) -> Any:
 
 
 class _Storage(NamedTuple):
-    """Stands for a storage while pickling. count: in elements of a typed storage, in bytes of an untyped one."""
+    """Stands for a storage while pickling. numel: elements of a typed storage, bytes of an untyped one."""
 
     kind: type
     key: str
-    count: int
+    numel: int
 
 
 class _Pickler(pickle.Pickler):
@@ -151,7 +152,7 @@ class _Pickler(pickle.Pickler):
     def persistent_id(self, obj: Any) -> Any:
         """torch's name for a storage."""
         if type(obj) is _Storage:
-            return ("storage", obj.kind, obj.key, "cpu", obj.count)
+            return ("storage", obj.kind, obj.key, "cpu", obj.numel)
         return None
 
     def reducer_override(self, obj: Any) -> Any:
@@ -161,10 +162,10 @@ class _Pickler(pickle.Pickler):
         if obj.is_parameter:
             tensor = obj._replace(requires_grad=False, is_parameter=False)
             return torch._utils._rebuild_parameter, (tensor, obj.requires_grad, OrderedDict())
-        info = self._infos[obj.index]
+        info = self._infos[obj.position]
         key = str(self._keys[info.tied_to or info.name])
         stride = _stride(info.shape)
-        view = (0, info.shape, stride, obj.requires_grad, OrderedDict())
+        view: tuple[Any, ...] = (0, info.shape, stride, obj.requires_grad, OrderedDict())
         kind = _STORAGES.get(info.dtype)
         if kind is not None:
             storage = _Storage(getattr(torch, kind), key, info.nbytes // info.dtype.itemsize)
@@ -193,8 +194,8 @@ def _check_archive(path: str) -> None:
     names = [member.filename.partition("/")[2] for member in members]
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         raise UnsafeFileError(
-            f"{path}: a TorchScript or exported program holds code, and tersor never runs it. If you trust the file, "
-            "load it yourself with torch.jit.load(path) and torch.save its state_dict()"
+            f"{path}: a TorchScript or exported program holds code, and tersor never runs it. If you "
+            "trust it, load it yourself with torch.jit.load(path) and torch.save its state_dict()"
         )
     if "data.pkl" not in names:
         raise InputError(f"{path}: a zip archive, but not one of torch.save")

@@ -1,9 +1,10 @@
 """The nest of a torch file without its tensors: what `torch.save` was given, as JSON.
 
-A node is null, a bool, number or string for itself, a JSON list for a list, or an object with one of the keys:
+A node is null, a bool, number or string for itself, a list for a list, or an object with one of the keys:
 - "tensor": [index, requires_grad], "parameter": likewise; the index counts the checkpoint's tensors
-- "dict", "ordered", "counter": pairs [key, value], both nodes, where {"run": [first, count, prefix]} stands for
-  `count` plain tensors with the keys prefix + name; "ordered" may have "attributes", pairs too (`_metadata`)
+- "dict", "ordered", "counter": pairs [key, value], both nodes, where {"run": [first, count, prefix]}
+  stands for `count` plain tensors with the keys prefix + name; "ordered" may have "attributes", pairs too
+  (`_metadata`)
 - "tuple", "set": a list of nodes; "size": a list of ints; "bytes", "bytearray": base64
 - "complex": [real, imaginary]; "dtype", "device": the name
 """
@@ -30,9 +31,9 @@ _MAPPINGS: dict[type, str] = {dict: "dict", OrderedDict: "ordered", Counter: "co
 
 
 class Leaf(NamedTuple):
-    """Where a tensor lies in the nest that `unflatten` builds. index: in the checkpoint's tensors."""
+    """Where a tensor lies in the nest that `unflatten` builds. position: in the checkpoint's tensors."""
 
-    index: int
+    position: int
     requires_grad: bool
     is_parameter: bool
 
@@ -40,9 +41,9 @@ class Leaf(NamedTuple):
 def flatten(root: Any, where: str) -> tuple[dict[str, Tensor], bytes]:
     """The tensors of `root` by name, in its order, and the structure around them.
 
-    A tensor is named by its path, joined with "."; inside the state_dict of a training checkpoint by the path from
-    there, without the "module." of DataParallel. UnsupportedTypeError names an object that is neither a tensor nor
-    plain data; InputError a nest too deep or too large.
+    A tensor is named by its path, joined with "."; inside the state_dict of a training checkpoint by the path
+    from there, without the "module." of DataParallel. UnsupportedTypeError names an object that is neither a
+    tensor nor plain data; InputError a nest too deep or too large.
     """
     encoder = _Encoder(root, where)
     try:
@@ -126,8 +127,8 @@ class _Encoder:
             return {kind.__name__: str(value).removeprefix("torch.")}
         at = ".".join(map(str, path)) or "the whole file"
         raise UnsupportedTypeError(
-            f"{self._where}: {at} is a {kind.__module__}.{kind.__qualname__}, neither a tensor nor plain data; "
-            "save model.state_dict() alone"
+            f"{self._where}: {at} is a {kind.__module__}.{kind.__qualname__}, "
+            "neither a tensor nor plain data; save model.state_dict() alone"
         )
 
     def _tensor(self, value: Tensor, path: tuple[Any, ...]) -> Any:

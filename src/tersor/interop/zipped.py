@@ -15,7 +15,7 @@ _ZIP64_LIMIT = (1 << 31) - 1
 def open_member(archive: zipfile.ZipFile, name: str, size: int, align: int = 1) -> IO[bytes]:
     """A new member `name` of `archive` (opened for writing) that will hold `size` bytes.
 
-    align: the member's data begin at a multiple of this many bytes of the file, so that maps of it are aligned.
+    align: the member's data begin at a multiple of this many bytes of the file, so that maps are aligned.
     """
     info = zipfile.ZipInfo(name)
     info.file_size = size
