@@ -21,7 +21,6 @@ from tersor.model import CompressedModel
 from tersor.parallel import ordered_map, thread_pool
 from tersor.pruning import Prune, magnitude_mask
 from tersor.quantization import Lossless, NonFiniteError, Palettize, Quantize, RepresentationConfig
-from tersor.quantization.codebook import fit_shared
 from tersor.recipe import Recipe, Rule, TensorKey, Treatment
 from tersor.tensors import CompressedTensor
 
@@ -154,7 +153,7 @@ def _fit_group(checkpoint: Checkpoint, plan: dict[str, Treatment], of: Treatment
     masks = [_mask(value, plan[info.name].prune) for info, value in zip(infos, values, strict=True)]
     assert isinstance(of.representation, Palettize)
     try:
-        fitted = fit_shared(of.representation, values, masks)
+        fitted = of.representation.fit_shared(values, masks)
     except NonFiniteError as error:
         names = ", ".join(info.name for info in infos)
         raise NonFiniteError(f"{error} (tensors that share a codebook: {names})") from error

@@ -67,7 +67,7 @@ class Rule:
         out: dict[str, Any] = {"match": self.match if isinstance(self.match, str) else list(self.match)}
         for config in (self.prune, self.representation):
             if config is not None:
-                out[config.name] = config.to_dict()
+                out[config.name] = {key: value for key, value in config.to_dict().items() if key != "name"}
         return {**out, "shared": True} if self.shared else out
 
     @classmethod

@@ -1,0 +1,114 @@
+"""Recipes: patterns, the last match wins, and their form as YAML."""
+
+import json
+
+import pytest
+import torch
+
+from tersor.errors import InputError, UsageError
+from tersor.pruning import Prune
+from tersor.quantization import Cast, Lossless, Palettize, Quantize
+from tersor.recipe import Recipe, Rule, TensorKey
+
+KEYS = [
+    TensorKey("features.0.weight", (8, 3, 3, 3), torch.float32),
+    TensorKey("features.0.bias", (8,), torch.float32),
+    TensorKey("classifier.weight", (10, 8), torch.bfloat16),
+    TensorKey("steps", (2, 2), torch.int64),
+    TensorKey("empty", (0, 4), torch.float32),
+]
+
+
+def representations(*rules: Rule) -> dict[str, object]:
+    return {name: treatment.representation for name, treatment in Recipe(rules).plan(KEYS).items()}
+
+
+def test_default_is_8_bits_for_weights_and_lossless_for_the_rest():
+    plan = Recipe.default().plan(KEYS)
+    assert {name for name, t in plan.items() if t.representation == Quantize(bits=8)} == {
+        "features.0.weight",
+        "classifier.weight",
+    }
+    assert all(t.prune is None for t in plan.values())
+
+
+def test_the_last_match_wins():
+    got = representations(Rule("*", Quantize(bits=8)), Rule("features.*", Quantize(bits=3)), Rule("f*0.*", Palettize()))
+    assert got["features.0.weight"] == Palettize()
+    assert got["classifier.weight"] == Quantize(bits=8)
+
+
+def test_pruning_and_representation_are_decided_apart():
+    plan = Recipe([Rule("*", Quantize(), Prune(density=0.5)), Rule("classifier.*", Palettize(bits=2))]).plan(KEYS)
+    assert plan["classifier.weight"].representation == Palettize(bits=2)
+    assert plan["classifier.weight"].prune == Prune(density=0.5)
+    assert plan["steps"].prune is None
+
+
+def test_exact_names_reach_vectors_but_never_integers():
+    got = representations(Rule(("features.0.bias", "steps"), Cast("float16")))
+    assert got["features.0.bias"] == Cast("float16")
+    assert got["steps"] == Lossless()
+
+
+def test_a_pattern_that_matches_nothing_is_an_error_with_a_hint():
+    with pytest.raises(UsageError, match=r"'clasifier.weight' matches none of the 5 tensors; did you mean classifier"):
+        Recipe([Rule("clasifier.weight", Quantize())]).plan(KEYS)
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+def test_recipes_round_trip_through_files(tmp_path, suffix):
+    import yaml
+
+    recipe = Recipe(
+        [
+            Rule("*", Quantize(bits=5, granularity="group", group_size=32), Prune(density=0.25)),
+            Rule(("a.*", "b"), Palettize(bits=3), shared=True),
+            Rule("c", prune=Prune(threshold=0.1)),
+        ]
+    )
+    path = tmp_path / f"recipe.{suffix}"
+    path.write_text(yaml.safe_dump(recipe.to_list()) if suffix == "yaml" else json.dumps(recipe.to_list()))
+    assert Recipe.load(path) == recipe
+
+
+def test_yaml_as_documented(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text('- match: "*"\n  uniform: {bits: 6}\n- {match: [x, y], float: {dtype: bfloat16}}\n- {match: z, lossless: }\n')
+    assert Recipe.load(path).rules == (
+        Rule("*", Quantize(bits=6)),
+        Rule(("x", "y"), Cast("bfloat16")),
+        Rule("z", Lossless()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[]", "list of rules"),
+        ("a: 1", "list of rules"),
+        ("- {uniform: {bits: 4}}", "'match'"),
+        ("- {match: x}", "does nothing"),
+        ("- {match: '', lossless: {}}", "pattern"),
+        ("- {match: x, uniform: {bits: 40}}", "bits must be an integer from 1 to 16, got 40"),
+        ("- {match: x, uniform: {bit: 4}}", "unknown option 'bit'"),
+        ("- {match: x, uniforme: {bits: 4}}", "unknown key 'uniforme'"),
+        ("- {match: x, uniform: 4}", "must be a mapping"),
+        ("- {match: x, uniform: {}, palettize: {}}", "two representations"),
+        ("- {match: x, uniform: {}, shared: true}", "only palettize"),
+        ("- {match: x, prune: {density: 2}}", "density"),
+        ("{{{", "YAML"),
+        ("- !!python/object/apply:os.system ['true']", "YAML"),
+    ],
+)
+def test_errors_name_the_file_and_the_fault(tmp_path, text, says):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=says) as caught:
+        Recipe.load(path)
+    assert "bad.yaml" in str(caught.value)
+
+
+def test_a_missing_recipe_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match=r"none\.yaml"):
+        Recipe.load(tmp_path / "none.yaml")
