@@ -212,12 +212,14 @@ Levels fit_group(const Group& group, const Spec& spec) {
 Group gather(const GroupedRows& weight, size_t start, size_t count, std::vector<float>& scratch) {
     Group group{weight.values + start, count, 0, {}, 0.0};
     if (weight.kept) {
-        scratch.clear();
+        scratch.resize(count);
+        group.count = 0;
         for (size_t i = start; i < start + count; ++i) {
-            if (weight.kept[i]) scratch.push_back(weight.values[i]);
+            scratch[group.count] = weight.values[i];
+            group.count += weight.kept[i] ? 1 : 0;
         }
+        scratch.resize(group.count);
         group.values = scratch.data();
-        group.count = scratch.size();
     }
     group.range = find_range(group.values, group.count);
     // Far from one, a step or its inverse could leave float32's range; a power of two brings it

@@ -95,6 +95,7 @@ class Dense(CompressedTensor):
     def _values(self, row: slice, column: slice) -> Tensor:
         return self.values.reshape(matrix_shape(self.shape))[row, column].to(torch.float32, copy=True)
 
+
 @dataclass(frozen=True)
 class Uniform(CompressedTensor):
     """Integer codes on a uniform grid: w = scale * (q - zero).
@@ -136,8 +137,8 @@ class Codebook(CompressedTensor):
     """Weights that share K values (k-means clustering; Han et al. 2016, Deep Compression, section 3).
 
     codes:    uint8, shape `shape`, in [0, K), K <= 2^bits.
-    codebook: float32 (T, K), each row ascending. Rows of the weight are split into T runs of ceil(O / T) rows;
-              run t uses codebook t. T = 1 is one codebook a layer.
+    codebook: float32 (T, K), each row ascending. Rows of the weight are split into T runs of ceil(O / T)
+              rows; run t uses codebook t. T = 1 is one codebook a layer.
     """
 
     kind: ClassVar[str] = "codebook"
