@@ -4,6 +4,7 @@
 #include "fit_uniform.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -14,8 +15,14 @@ namespace tersor {
 namespace {
 
 constexpr double kSweepRatio = 0.957603280698573647;  // 2^(-1/16)
-constexpr int kSweepBatch = 4;                        // steps judged in one pass over the group
-constexpr int kMaxStarts = 3;
+// The error of a few weights jumps up and down with the step, so every bfloat16 step is tried,
+// larger ones too.
+constexpr size_t kTinyGroup = 32;
+constexpr double kTinySweepRatio = 0.99459942348363317;  // 2^(-1/128)
+constexpr double kTinyTop = 1.25;
+constexpr int kSweepBatch = 4;  // steps judged in one pass over the group
+constexpr int kMaxStarts = 5;
+constexpr int kFewBits = 4;  // up to here an affine range is tried in more places
 // Ratios of the finer sweeps: 2^(1/64), 2^(1/256), ... 2^(1/16384).
 constexpr double kFineRatios[] = {1.01088928605170047, 1.00271127505020249, 1.00067713069306641,
                                   1.00016923970530222, 1.00004230724139582};
@@ -59,19 +66,23 @@ double magnitude(const Range& range) {
     return std::max(std::abs(double{range.low}), std::abs(double{range.high}));
 }
 
-// `step` > 0 rounded to the precision asked for, and to what float32 can hold once it is scaled
-// back.
+// The integer nearest to `x`, ties to even; |x| < 2^51.
+double nearest_integer(double x) {
+    constexpr double rounder = 0x1.8p52;
+    return (x + rounder) - rounder;
+}
+
+// `step` > 0 rounded to the precision asked for (nearest, or upwards), and to what float32 can hold
+// once it is scaled back. The mantissa's lowest bits are rounded off as an integer.
 float rounded_step(double step, const Group& group, const Spec& spec, bool up = false) {
-    int exponent;
-    const double mantissa = std::ldexp(std::frexp(step, &exponent), spec.step_bits);
-    const double integer = up ? std::ceil(mantissa) : std::nearbyint(mantissa);
-    const double value = std::ldexp(integer, exponent - spec.step_bits + group.exponent);
-    float whole = static_cast<float>(std::min(value, double{std::numeric_limits<float>::max()}));
-    if (value > std::numeric_limits<float>::max()) {
-        whole = static_cast<float>(
-            std::ldexp(std::floor(std::ldexp(1.0, spec.step_bits)) - 1.0, 128 - spec.step_bits));
-        if (spec.step_bits == 1) whole = static_cast<float>(std::ldexp(1.0, 127));
-    }
+    const int drop = 53 - spec.step_bits;
+    const uint64_t tail = (uint64_t{1} << drop) - 1;
+    uint64_t raw = std::bit_cast<uint64_t>(step);
+    raw += up ? tail : (tail >> 1) + (raw >> drop & 1);
+    const double rounded = std::bit_cast<double>(raw & ~tail);
+    if (group.exponent == 0) return static_cast<float>(rounded);
+    const double largest = std::ldexp(2.0 - std::ldexp(2.0, -spec.step_bits), 127);
+    float whole = static_cast<float>(std::min(std::ldexp(rounded, group.exponent), largest));
     if (whole == 0.0f) whole = std::numeric_limits<float>::denorm_min();
     return static_cast<float>(std::ldexp(double{whole}, -group.exponent));
 }
@@ -97,11 +108,12 @@ int starts(float step, const Group& group, const Spec& spec, Levels* out) {
         return 2;
     }
     const double low = double{group.range.low} / step;
-    const double high = double{group.range.high} / step;
-    out[0] = levels_from(step, std::nearbyint(low), spec);
-    out[1] = levels_from(step, std::nearbyint(high) - spec.span(), spec);
-    out[2] = levels_from(step, std::nearbyint(0.5 * (low + high - spec.span())), spec);
-    return 3;
+    const double slack = double{group.range.high} / step - spec.span() - low;
+    const int count = spec.bits <= kFewBits ? kMaxStarts : 3;
+    for (int i = 0; i < count; ++i) {
+        out[i] = levels_from(step, nearest_integer(low + slack * i / (count - 1)), spec);
+    }
+    return count;
 }
 
 void keep_better(Levels& best, const Levels& other) {
@@ -110,8 +122,9 @@ void keep_better(Levels& best, const Levels& other) {
 
 // Sweeps steps downwards from `top`; `best` gets the best levels of each start.
 void sweep(const Group& group, const Spec& spec, double top, Levels* best) {
-    const double ratio = spec.step_bits == 1 ? 0.5 : kSweepRatio;
-    double step = top;
+    const bool tiny = group.count < kTinyGroup;
+    const double ratio = spec.step_bits == 1 ? 0.5 : tiny ? kTinySweepRatio : kSweepRatio;
+    double step = tiny && spec.step_bits > 1 ? top * kTinyTop : top;
     bool first = true;
     for (bool more = true; more;) {
         Levels batch[kSweepBatch * kMaxStarts];
@@ -144,7 +157,7 @@ void sweep(const Group& group, const Spec& spec, double top, Levels* best) {
 Levels restep(const Levels& levels, float step, const Spec& spec) {
     if (spec.kind != GridKind::affine) return levels_from(step, levels.low, spec);
     const double centre = (levels.low + 0.5 * spec.span()) * levels.step / step;
-    return levels_from(step, std::nearbyint(centre - 0.5 * spec.span()), spec);
+    return levels_from(step, nearest_integer(centre - 0.5 * spec.span()), spec);
 }
 
 void refine(const Group& group, const Spec& spec, Levels& best) {
@@ -199,12 +212,14 @@ Levels fit_group(const Group& group, const Spec& spec) {
 Group gather(const GroupedRows& weight, size_t start, size_t count, std::vector<float>& scratch) {
     Group group{weight.values + start, count, 0, {}, 0.0};
     if (weight.kept) {
-        scratch.clear();
+        scratch.resize(count);
+        group.count = 0;
         for (size_t i = start; i < start + count; ++i) {
-            if (weight.kept[i]) scratch.push_back(weight.values[i]);
+            scratch[group.count] = weight.values[i];
+            group.count += weight.kept[i] ? 1 : 0;
         }
+        scratch.resize(group.count);
         group.values = scratch.data();
-        group.count = scratch.size();
     }
     group.range = find_range(group.values, group.count);
     // Far from one, a step or its inverse could leave float32's range; a power of two brings it

@@ -25,8 +25,8 @@ inline float nearest_level(float x, float low, float high) {
 }
 
 // Sets the error of each of `count` candidates. Blocks of 4096 values are summed in 8 float32 lanes
-// (value i goes to lane i mod 8); each block's lanes are added in order to a double. The order
-// never changes, so neither do the bits.
+// (value i goes to lane i mod 8); each block's lanes are added as a tree, in double, to the error.
+// The order never changes, so neither do the bits.
 void level_errors(const float* values, size_t size, Levels* candidates, size_t count);
 
 }  // namespace tersor

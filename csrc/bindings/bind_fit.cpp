@@ -7,6 +7,7 @@
 
 #include "bindings.hpp"
 #include "fit_uniform.hpp"
+#include "magnitude.hpp"
 
 namespace nb = nanobind;
 
@@ -85,12 +86,31 @@ void bind_codes(nb::module_& m) {
         nb::arg("codes").noconvert());
 }
 
+void bind_magnitude(nb::module_& m) {
+    m.def(
+        "keep_largest",
+        [](const Matrix<const float>& values, size_t count, const Matrix<bool>& keep) {
+            const size_t rows = values.shape(0);
+            const size_t length = values.shape(1);
+            require(count <= length, "count must not exceed the length of a row");
+            require(keep.shape(0) == rows && keep.shape(1) == length,
+                    "keep must have the shape of values");
+            nb::gil_scoped_release release;
+            for (size_t row = 0; row < rows; ++row) {
+                keep_largest(values.data() + row * length, length, count,
+                             keep.data() + row * length);
+            }
+        },
+        nb::arg("values").noconvert(), nb::arg("count"), nb::arg("keep").noconvert());
+}
+
 }  // namespace
 
 void bind_fit(nb::module_& m) {
     bind_fit_uniform(m);
     bind_codes<int8_t>(m);
     bind_codes<int16_t>(m);
+    bind_magnitude(m);
 }
 
 }  // namespace tersor::bindings

@@ -1,4 +1,4 @@
-"""Frozen option sets (`Quantize(bits=4)`) that check themselves and travel as plain dictionaries (JSON, YAML)."""
+"""Frozen option sets (`Quantize(bits=4)`) that check themselves and travel as dictionaries (JSON, YAML)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Options:
             raise UsageError(f"{self.name}: {option} must be an integer from {low} to {high}, got {value!r}")
 
     def check_number(self, option: str, low: float, high: float, *, open_low: bool = False) -> None:
-        """UsageError unless the option is a finite number in [low, high], or in (low, high] with `open_low`."""
+        """UsageError unless the option is a finite number in [low, high]; in (low, high] with `open_low`."""
         value = getattr(self, option)
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if not number or not low <= value <= high or (open_low and value == low):

@@ -10,6 +10,7 @@ K centroids.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 from tersor.layers import matrix_shape
+
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,30 @@ class CompressedTensor:
 
     def __post_init__(self) -> None:
         if self.mask is not None and (self.mask.dtype != torch.bool or self.mask.shape != self.shape):
-            raise ValueError(f"mask must be bool of shape {tuple(self.shape)}, got {self.mask.dtype} {tuple(self.mask.shape)}")
+            raise ValueError(
+                f"mask must be bool of shape {tuple(self.shape)}, "
+                f"got {self.mask.dtype} of shape {tuple(self.mask.shape)}"
+            )
 
     def dequantize(self) -> Tensor:
-        """The tensor, of `shape` and `dtype`, contiguous, on the CPU."""
-        values = self._values().to(self.dtype)
-        if self.mask is None:
-            return values
-        return torch.where(self.mask, values, torch.zeros((), dtype=self.dtype))
+        """The tensor, of `shape` and `dtype`, contiguous, on the CPU; values beyond the dtype's range saturate.
 
-    def _values(self) -> Tensor:
-        """Values of all positions, of `shape`, in any float dtype; masked positions may hold anything."""
-        raise NotImplementedError  # every subclass in this file defines it
+        Takes little memory beside the result: it is computed in blocks of about a million weights.
+        """
+        rows, length = matrix_shape(self.shape)
+        result = torch.empty((rows, length), dtype=self.dtype)
+        mask = None if self.mask is None else self.mask.reshape(rows, length)
+        largest = torch.finfo(self.dtype).max
+        for row, column in _blocks(rows, length):
+            values = self._values(row, column).clamp_(-largest, largest)
+            if mask is not None:
+                values.masked_fill_(~mask[row, column], 0.0)
+            result[row, column] = values.to(self.dtype)
+        return result.reshape(self.shape)
+
+    def _values(self, row: slice, column: slice) -> Tensor:
+        """Values float32 of a block of the (O, N) matrix, a new tensor; masked positions may hold anything."""
+        raise NotImplementedError  # every subclass in this file defines it, or `dequantize`
 
     @property
     def numel(self) -> int:
@@ -64,8 +79,21 @@ class Dense(CompressedTensor):
 
     values: Tensor  # shape `shape`, any dtype
 
-    def _values(self) -> Tensor:
-        return self.values
+    def dequantize(self) -> Tensor:
+        """As in the base class; an exact and unmasked one returns `values` itself, not a copy."""
+        exact = self.values.dtype == self.dtype
+        if not exact:
+            return super().dequantize()
+        if self.mask is None:
+            return self.values
+        values = self.values.clone(memory_format=torch.contiguous_format)
+        # A string of zero bytes is zero in every dtype, those included that torch cannot compute with.
+        octets = values.reshape(-1).view(torch.uint8).view(values.numel(), values.element_size())
+        octets.masked_fill_(~self.mask.reshape(-1, 1), 0)
+        return values
+
+    def _values(self, row: slice, column: slice) -> Tensor:
+        return self.values.reshape(matrix_shape(self.shape))[row, column].to(torch.float32, copy=True)
 
 
 @dataclass(frozen=True)
@@ -88,25 +116,29 @@ class Uniform(CompressedTensor):
     zero: Tensor | None
     group_size: int
 
-    def _values(self) -> Tensor:
-        rows, length = matrix_shape(self.shape)
-        q = self.codes.reshape(rows, length).to(torch.float32)
-        scale, zero = self.scale, self.zero
-        if self.group_size not in (0, length):
-            scale = scale.repeat_interleave(self.group_size, dim=1)[:, :length]
-            zero = None if zero is None else zero.repeat_interleave(self.group_size, dim=1)[:, :length]
-        if zero is not None:
-            q = q - zero.to(torch.float32)
-        return (q * scale).reshape(self.shape)
+    def _values(self, row: slice, column: slice) -> Tensor:
+        q = self.codes.reshape(matrix_shape(self.shape))[row, column].to(torch.float32)
+        if self.zero is not None:
+            q -= self._of_each_weight(self.zero, row, column).to(torch.float32)
+        return q.mul_(self._of_each_weight(self.scale, row, column))
+
+    def _of_each_weight(self, steps: Tensor, row: slice, column: slice) -> Tensor:
+        """The entries of `scale` or `zero` that a block's weights use, in a shape that broadcasts to the block."""
+        if self.group_size == 0:
+            return steps
+        if steps.shape[1] == 1:
+            return steps[row]
+        group = torch.arange(column.start, column.stop) // self.group_size
+        return steps[row].index_select(1, group)
 
 
 @dataclass(frozen=True)
 class Codebook(CompressedTensor):
     """Weights that share K values (k-means clustering; Han et al. 2016, Deep Compression, section 3).
 
-    codes:    uint8, shape `shape`, in [0, K).
-    codebook: float32 (T, K), each row ascending. Rows of the weight are split into T runs of ceil(O / T) rows;
-              run t uses codebook t. T = 1 is one codebook a layer.
+    codes:    uint8, shape `shape`, in [0, K), K <= 2^bits.
+    codebook: float32 (T, K), each row ascending. Rows of the weight are split into T runs of ceil(O / T)
+              rows; run t uses codebook t. T = 1 is one codebook a layer.
     """
 
     kind: ClassVar[str] = "codebook"
@@ -115,15 +147,15 @@ class Codebook(CompressedTensor):
     codes: Tensor
     codebook: Tensor
 
-    def _values(self) -> Tensor:
+    def _values(self, row: slice, column: slice) -> Tensor:
         rows, length = matrix_shape(self.shape)
-        tables = self.codebook.shape[0]
-        codes = self.codes.reshape(rows, length).to(torch.int64)
-        if tables == 1:
-            return self.codebook[0][codes].reshape(self.shape)
-        run = -(-rows // tables)
-        table = torch.div(torch.arange(rows), run, rounding_mode="floor")
-        return self.codebook[table[:, None], codes].reshape(self.shape)
+        tables, centroids = self.codebook.shape
+        places = self.codes.reshape(rows, length)[row, column].to(torch.int32)
+        if tables > 1:
+            run = -(-rows // tables)
+            first = torch.arange(row.start, row.stop, dtype=torch.int32) // run * centroids
+            places += first[:, None]
+        return self.codebook.reshape(-1).index_select(0, places.reshape(-1)).reshape(places.shape)
 
 
 @dataclass(frozen=True)
@@ -139,10 +171,10 @@ class Binary(CompressedTensor):
     signs: Tensor
     scale: Tensor
 
-    def _values(self) -> Tensor:
-        rows, length = matrix_shape(self.shape)
-        signs = self.signs.reshape(rows, length)
-        return torch.where(signs, self.scale, -self.scale).reshape(self.shape)
+    def _values(self, row: slice, column: slice) -> Tensor:
+        signs = self.signs.reshape(matrix_shape(self.shape))[row, column]
+        scale = _of_rows(self.scale, row)
+        return torch.where(signs, scale, -scale)
 
 
 @dataclass(frozen=True)
@@ -158,6 +190,23 @@ class Ternary(CompressedTensor):
     codes: Tensor
     scale: Tensor
 
-    def _values(self) -> Tensor:
-        rows, length = matrix_shape(self.shape)
-        return (self.codes.reshape(rows, length).to(torch.float32) * self.scale).reshape(self.shape)
+    def _values(self, row: slice, column: slice) -> Tensor:
+        codes = self.codes.reshape(matrix_shape(self.shape))[row, column]
+        return codes.to(torch.float32).mul_(_of_rows(self.scale, row))
+
+
+def _of_rows(scale: Tensor, row: slice) -> Tensor:
+    """The scales (rows or 1, 1) that rows `row` use."""
+    return scale if scale.shape[0] == 1 else scale[row]
+
+
+def _blocks(rows: int, length: int) -> Iterator[tuple[slice, slice]]:
+    """Slices (rows, columns) that cover an (O, N) matrix: whole rows, or parts of one where rows are long."""
+    if length > _BLOCK:
+        for row in range(rows):
+            for start in range(0, length, _BLOCK):
+                yield slice(row, row + 1), slice(start, min(start + _BLOCK, length))
+    elif length:
+        step = _BLOCK // length
+        for start in range(0, rows, step):
+            yield slice(start, min(start + step, rows)), slice(0, length)

@@ -13,14 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tersor.quantization.config import (
-    RepresentationConfig,
-    blocks,
-    float_matrix,
-    mask_matrix,
-    owned_mask,
-    round_significant,
-)
+from tersor.matrices import blocks, float_matrix, mask_matrix
+from tersor.quantization.config import RepresentationConfig, owned_mask, round_significant
 from tersor.tensors import Binary
 
 
@@ -41,7 +35,8 @@ class Binarize(RepresentationConfig):
     def fit(self, weight: Tensor, mask: Tensor | None = None) -> Binary:
         """The `Binary` of least squared error over the kept weights. Raises as `float_matrix`.
 
-        Scales are bfloat16 numbers (that costs less than 0.01 % of the squared error); zero counts as positive.
+        Scales are bfloat16 numbers (that costs less than 0.01 % of the squared error); zero counts as
+        positive.
         """
         values, kept = float_matrix(weight), mask_matrix(mask, weight)
         signs = values >= 0

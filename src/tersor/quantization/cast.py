@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tersor.quantization.config import RepresentationConfig, blocks, float_matrix, mask_matrix, owned_mask
+from tersor.matrices import blocks, float_matrix, mask_matrix
+from tersor.quantization.config import RepresentationConfig, owned_mask
 from tersor.tensors import Dense
 
 CAST_DTYPES = {
@@ -35,7 +36,7 @@ class Cast(RepresentationConfig):
         self.check_choice("dtype", CAST_DTYPES)
 
     def fit(self, weight: Tensor, mask: Tensor | None = None) -> Dense:
-        """A `Dense` whose values have the narrow dtype; masked positions hold zero. Raises as `float_matrix`."""
+        """A `Dense` with values of the narrow dtype; masked positions hold zero. Raises as `float_matrix`."""
         source = torch.from_numpy(float_matrix(weight).reshape(-1))
         kept = mask_matrix(mask, weight)
         dtype = CAST_DTYPES[self.dtype]

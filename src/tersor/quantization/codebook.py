@@ -1,4 +1,4 @@
-"""Palettize: weights that share a few values, found by k-means (Han et al. 2016, Deep Compression, section 3).
+"""Palettize: weights that share a few values, by k-means (Han et al. 2016, Deep Compression, section 3).
 
 Legend: O output channels (rows), N weights a row, T codebooks, K centroids.
 """
@@ -15,15 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tersor.errors import MismatchError, UsageError
-from tersor.quantization.config import (
-    NonFiniteError,
-    RepresentationConfig,
-    blocks,
-    float_matrix,
-    mask_matrix,
-    owned_mask,
-    round_significant,
-)
+from tersor.matrices import blocks, float_matrix, mask_matrix
+from tersor.quantization.config import NonFiniteError, RepresentationConfig, owned_mask, round_significant
 from tersor.tensors import Codebook
 
 ROUNDING_COST = 0.001
@@ -54,10 +47,11 @@ class Palettize(RepresentationConfig):
     def fit(self, weight: Tensor, mask: Tensor | None = None, weights: Tensor | None = None) -> Codebook:
         """The `Codebook` of least (weighted) squared error over the kept weights. Raises as `float_matrix`.
 
-        weights: importance of each weight in the clustering, >= 0 and of the weight's shape; None counts all alike.
+        weights: importance of each weight in the clustering, >= 0 and of the weight's shape; None counts all
+                 alike.
 
-        Centroids keep as few significant bits of 8, 16 and 24 as add less than 0.1 % to the squared error: 2, 3 or
-        4 bytes each in a file.
+        Centroids keep as few significant bits of 8, 16 and 24 as add less than 0.1 % to the squared error: 2,
+        3 or 4 bytes each in a file.
         """
         values, kept = float_matrix(weight), mask_matrix(mask, weight)
         importance = _importance(weights, weight)
@@ -87,7 +81,7 @@ class Palettize(RepresentationConfig):
     def fit_shared(
         self, weights: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None
     ) -> list[Codebook]:
-        """One codebook for several tensors, clustered together; the results hold the same `codebook` tensor object.
+        """One codebook for several tensors, clustered together; all results hold the same `codebook` object.
 
         Raises UsageError unless runs is 1 and there is a mask (or None) for each weight, and as `fit`.
         """
@@ -118,7 +112,7 @@ class Palettize(RepresentationConfig):
     def _cluster(
         self, values: NDArray[np.float32], importance: NDArray[np.float32] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """(centroids (K,) ascending, codes (n,)) of values (n,); one centroid, zero, where there are no values."""
+        """(centroids (K,) ascending, codes (n,)) of values (n,); of no values, one centroid that is zero."""
         if values.size == 0:
             return np.zeros(1, np.float32), np.zeros(0, np.uint8)
         from tersor.quantization.kmeans import kmeans
@@ -133,7 +127,7 @@ def rounded_centroids(
     codes: NDArray[np.uint8],
     sse: float,
 ) -> NDArray[np.float32]:
-    """`centroids` with the fewest significant bits of 8, 16, 24 that add at most ROUNDING_COST to the squared error.
+    """`centroids` with the fewest significant bits of 8, 16, 24 that add at most ROUNDING_COST to the error.
 
     A centroid is the mean of its cluster, so moving it by d adds d^2 times the cluster's weight.
     """

@@ -8,13 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tersor.quantization.config import RepresentationConfig, mask_matrix, owned_mask
+from tersor.matrices import mask_matrix
+from tersor.quantization.config import RepresentationConfig, owned_mask
 from tersor.tensors import Dense
 
 
 @dataclass(frozen=True)
 class Lossless(RepresentationConfig):
-    """Keeps every kept weight exactly, whatever the dtype (integers, bool, complex, NaN payloads included)."""
+    """Keeps every kept weight exactly, whatever the dtype: integers, bool, complex, NaN payloads."""
 
     name: ClassVar[str] = "lossless"
 
@@ -24,7 +25,7 @@ class Lossless(RepresentationConfig):
 
 
 def masked_copy(weight: Tensor, mask: Tensor | None) -> Tensor:
-    """A contiguous copy of `weight` on the CPU, zero where `mask` is False. MismatchError if the mask does not fit."""
+    """A contiguous CPU copy of `weight`, zero where `mask` is False. MismatchError if the mask does not fit."""
     mask_matrix(mask, weight)
     values = weight.detach().to("cpu", copy=True).contiguous()
     if mask is not None and values.numel():

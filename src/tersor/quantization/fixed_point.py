@@ -9,7 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from tersor._native import core
-from tersor.quantization.config import RepresentationConfig, float_matrix, mask_matrix
+from tersor.matrices import float_matrix, mask_matrix
+from tersor.quantization.config import RepresentationConfig
 from tersor.quantization.uniform import encode, fit_steps
 from tersor.tensors import Uniform
 

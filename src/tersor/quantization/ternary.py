@@ -13,15 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tersor.matrices import blocks, float_matrix, mask_matrix
 from tersor.quantization.binary import mean_magnitude
-from tersor.quantization.config import (
-    RepresentationConfig,
-    blocks,
-    float_matrix,
-    mask_matrix,
-    owned_mask,
-    round_significant,
-)
+from tersor.quantization.config import RepresentationConfig, owned_mask, round_significant
 from tersor.tensors import Ternary
 
 TWN_FACTOR = 0.7
@@ -49,7 +43,8 @@ class Ternarize(RepresentationConfig):
     def fit(self, weight: Tensor, mask: Tensor | None = None) -> Ternary:
         """The `Ternary` of the kept weights; pruned ones get the code 0. Raises as `float_matrix`.
 
-        Scales are bfloat16 numbers (that costs less than 0.01 % of the squared error), 1 where all codes are 0.
+        Scales are bfloat16 numbers (that costs less than 0.01 % of the squared error), 1 where all codes are
+        0.
         """
         values, kept = float_matrix(weight), mask_matrix(mask, weight)
         if self.granularity == "tensor" or values.shape[1] == 0:
@@ -76,7 +71,7 @@ class Ternarize(RepresentationConfig):
 
 
 def optimal_threshold(row: NDArray[np.float32], kept: NDArray[np.bool_] | None) -> tuple[np.float32, float]:
-    """(threshold, scale) of least squared error for one row (N,): weights with |w| >= threshold become +-scale.
+    """(threshold, scale) of least squared error for one row (N,): |w| >= threshold becomes +-scale.
 
     With the k largest magnitudes kept the error is sum w^2 - S_k^2 / k, so k maximises S_k^2 / k.
     """

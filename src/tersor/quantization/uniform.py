@@ -15,7 +15,8 @@ from torch import Tensor
 
 from tersor._native import core
 from tersor.errors import UsageError
-from tersor.quantization.config import RepresentationConfig, float_matrix, mask_matrix, owned_mask
+from tersor.matrices import float_matrix, mask_matrix
+from tersor.quantization.config import RepresentationConfig, owned_mask
 from tersor.tensors import Uniform
 
 GRANULARITIES = ("channel", "tensor", "group")
@@ -23,7 +24,7 @@ GRANULARITIES = ("channel", "tensor", "group")
 
 @dataclass(frozen=True)
 class Quantize(RepresentationConfig):
-    """w = scale * (q - zero) with integers q of `bits` bits (Jacob et al. 2018, equation 1; zero = 0 if symmetric).
+    """w = scale * (q - zero), q integers of `bits` bits (Jacob et al. 2018, equation 1); zero = 0 if symmetric.
 
     bits:        1 to 16.
     symmetric:   no zero point. One bit is then the grid {-1, 0}: legal, but `Binarize` is what one wants.
@@ -46,14 +47,15 @@ class Quantize(RepresentationConfig):
             self.check_integer("group_size", 1, 2**31 - 1)
         elif self.group_size is not None:
             raise UsageError(
-                f"{self.name}: group_size={self.group_size!r} needs granularity='group', got {self.granularity!r}"
+                f"{self.name}: group_size={self.group_size!r} needs granularity='group', "
+                f"got {self.granularity!r}"
             )
 
     def fit(self, weight: Tensor, mask: Tensor | None = None) -> Uniform:
         """The `Uniform` whose steps minimise the squared error of the kept weights. Raises as `float_matrix`.
 
-        Steps have 8 significant bits (they are bfloat16 numbers) up to 8 bits, where the finer step would gain less
-        than 0.1 % of the squared error, and 16 significant bits above.
+        Steps have 8 significant bits (they are bfloat16 numbers) up to 8 bits, where the finer step would
+        gain less than 0.1 % of the squared error, and 16 significant bits above.
         """
         kind = core.GridKind.symmetric if self.symmetric else core.GridKind.affine
         step_bits = 8 if self.bits <= 8 else 16
@@ -78,9 +80,10 @@ def fit_steps(
     step_bits: int,
     group_size: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Steps float32 (O, G) and zero points int32 (O, G) of least squared error for `values` (O, N); see csrc.
+    """Steps float32 (O, G) and zero points int32 (O, G) of least squared error for `values` (O, N).
 
-    group_size: as in `Uniform`; 0 gives (1, 1). step_bits: significant bits of the steps; 1 for powers of two.
+    group_size: as in `Uniform`; 0 gives (1, 1). step_bits: significant bits of the steps; 1 for powers of
+                two.
     """
     values, kept, native_size = _grouped(values, kept, group_size)
     rows, length = values.shape
