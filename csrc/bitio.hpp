@@ -39,10 +39,14 @@ class BitWriter {
     void put(std::uint32_t value, unsigned width) {
         pending_ |= static_cast<std::uint64_t>(value) << filled_;
         filled_ += width;
-        while (filled_ >= 8) {
-            out_.push_back(static_cast<std::uint8_t>(pending_));
-            pending_ >>= 8;
-            filled_ -= 8;
+        if (filled_ >= 32) {
+            const std::uint8_t bytes[4] = {static_cast<std::uint8_t>(pending_),
+                                           static_cast<std::uint8_t>(pending_ >> 8),
+                                           static_cast<std::uint8_t>(pending_ >> 16),
+                                           static_cast<std::uint8_t>(pending_ >> 24)};
+            out_.insert(out_.end(), bytes, bytes + 4);
+            pending_ >>= 32;
+            filled_ -= 32;
         }
     }
 
@@ -55,12 +59,13 @@ class BitWriter {
     }
 
     void flush() {
-        if (filled_ > 0) out_.push_back(static_cast<std::uint8_t>(pending_));
-        pending_ = 0;
-        filled_ = 0;
+        for (; filled_ > 0; filled_ -= filled_ < 8 ? filled_ : 8) {
+            out_.push_back(static_cast<std::uint8_t>(pending_));
+            pending_ >>= 8;
+        }
     }
 
-    // Bits that wait for their byte to fill up.
+    // Bits that are not in the byte vector yet.
     unsigned pending_bits() const noexcept { return filled_; }
 
   private:

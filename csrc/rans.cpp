@@ -113,9 +113,7 @@ std::uint8_t* encode_payload(std::span<const T> symbols, SymbolKind kind,
 
 template <typename T>
 Bytes rans_encode(std::span<const T> symbols, SymbolKind kind) {
-    const Counts counts = histogram(symbols, kind);
-    if (counts.empty()) return {};
-    const CountedAlphabet counted = count_alphabet(counts, kind);
+    const CountedAlphabet counted = count_alphabet(histogram(symbols, kind), kind);
     const FrequencyTable table = choose_table(counted, kind);
     Bytes blob;
     BitWriter bits(blob);

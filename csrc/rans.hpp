@@ -14,8 +14,7 @@
 
 namespace tersor {
 
-// Encodes at least one symbol. Returns nothing (an empty vector) if a symbol leaves the range of
-// `kind`.
+// Encodes at least one symbol, all within the range of `kind`.
 template <typename T>
 Bytes rans_encode(std::span<const T> symbols, SymbolKind kind);
 

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace tersor {
 
@@ -26,6 +27,14 @@ inline std::uint32_t to_index(T symbol, SymbolKind kind) noexcept {
 template <typename T>
 inline T from_index(std::uint32_t index, SymbolKind kind) noexcept {
     return static_cast<T>(index - kind.offset);
+}
+
+template <typename T>
+inline bool in_range(std::span<const T> symbols, SymbolKind kind) noexcept {
+    T seen = 0;
+    for (const T symbol : symbols)
+        seen = static_cast<T>(seen | static_cast<T>(symbol + kind.offset));
+    return seen < kind.alphabet();
 }
 
 // Alphabets larger than this are split: the top bits are coded, the `split` low bits are stored as

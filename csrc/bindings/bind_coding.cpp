@@ -6,8 +6,10 @@
 #include <utility>
 #include <vector>
 
+#include "adaptive.hpp"
 #include "bindings.hpp"
 #include "histogram.hpp"
+#include "huffman.hpp"
 #include "packed_bits.hpp"
 #include "planes.hpp"
 #include "rans.hpp"
@@ -52,15 +54,19 @@ auto with_symbols(const Array& symbols, unsigned bits, Work work) {
     return work(span_of<std::uint16_t>(symbols), kind);
 }
 
-template <typename Array, typename Work>
-nb::bytes encode_with(const Array& symbols, unsigned bits, Work work) {
+template <typename Work>
+nb::bytes encode_with(const ArrayIn& symbols, unsigned bits, Work work) {
     Bytes blob;
     {
         const nb::gil_scoped_release release;
-        blob = with_symbols(symbols, bits, work);
+        blob = with_symbols(symbols, bits, [&](auto in, SymbolKind kind) {
+            if (in.empty() || !in_range(in, kind)) {
+                throw std::invalid_argument(
+                    "no symbols, or symbols out of the range of their bits");
+            }
+            return work(in, kind);
+        });
     }
-    if (blob.empty())
-        throw std::invalid_argument("no symbols, or symbols out of the range of their bits");
     return to_python(blob);
 }
 
@@ -89,6 +95,68 @@ bool decode_rans(const Blob& blob, const ArrayOut& out, unsigned bits) {
     return with_symbols(out, bits, [&](auto symbols, SymbolKind kind) {
         return rans_decode(view(blob), symbols, kind);
     });
+}
+
+nb::bytes encode_huffman(const ArrayIn& symbols, unsigned bits) {
+    return encode_with(symbols, bits,
+                       [](auto in, SymbolKind kind) { return huffman_encode(in, kind); });
+}
+
+bool decode_huffman(const Blob& blob, const ArrayOut& out, unsigned bits) {
+    const nb::gil_scoped_release release;
+    return with_symbols(out, bits, [&](auto symbols, SymbolKind kind) {
+        return huffman_decode(view(blob), symbols, kind);
+    });
+}
+
+Neighbourhood neighbourhood(std::size_t row_length, std::size_t kernel) {
+    if (row_length < 1 || kernel < 1)
+        throw std::invalid_argument("an empty geometry has no symbols");
+    return {row_length, kernel};
+}
+
+std::size_t checked_slot(std::size_t slot) {
+    if (slot >= CodingState::kSlots) throw std::invalid_argument("no such slot for a model");
+    return slot;
+}
+
+nb::bytes encode_adaptive(const ArrayIn& symbols, unsigned bits, std::size_t row_length,
+                          std::size_t kernel, std::size_t slot, CodingState& state) {
+    const Neighbourhood near = neighbourhood(row_length, kernel);
+    checked_slot(slot);
+    return encode_with(symbols, bits, [&](auto in, SymbolKind kind) {
+        return adaptive_encode(in, kind, near, slot, state);
+    });
+}
+
+bool decode_adaptive(const Blob& blob, const ArrayOut& out, unsigned bits, std::size_t row_length,
+                     std::size_t kernel, std::size_t slot, CodingState& state) {
+    const Neighbourhood near = neighbourhood(row_length, kernel);
+    checked_slot(slot);
+    const nb::gil_scoped_release release;
+    return with_symbols(out, bits, [&](auto symbols, SymbolKind kind) {
+        return adaptive_decode(view(blob), symbols, kind, near, slot, state);
+    });
+}
+
+nb::bytes encode_mask(const Blob& mask, std::size_t row_length, std::size_t kernel,
+                      CodingState& state) {
+    const Neighbourhood near = neighbourhood(row_length, kernel);
+    Bytes blob;
+    {
+        const nb::gil_scoped_release release;
+        if (!in_range(view(mask), SymbolKind{1, 0}))
+            throw std::invalid_argument("a mask holds 0 and 1 only");
+        blob = mask_encode(view(mask), near, state);
+    }
+    return to_python(blob);
+}
+
+bool decode_mask(const Blob& blob, const BytesOut& out, std::size_t row_length, std::size_t kernel,
+                 CodingState& state) {
+    const Neighbourhood near = neighbourhood(row_length, kernel);
+    const nb::gil_scoped_release release;
+    return mask_decode(view(blob), {out.data(), out.size()}, near, state);
 }
 
 // (entropy in 2^-16 bits, used symbols); throws if symbols leave the range.
@@ -146,6 +214,19 @@ void bind_coding(nb::module_& m) {
     m.def("decode_packed", &decode_packed, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
     m.def("encode_rans", &encode_rans, nb::arg("symbols"), nb::arg("bits"));
     m.def("decode_rans", &decode_rans, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
+    m.def("encode_huffman", &encode_huffman, nb::arg("symbols"), nb::arg("bits"));
+    m.def("decode_huffman", &decode_huffman, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
+    nb::class_<CodingState>(m, "CodingState")
+        .def(nb::init<>())
+        .def("copy", [](const CodingState& state) { return CodingState(state); });
+    m.def("encode_adaptive", &encode_adaptive, nb::arg("symbols"), nb::arg("bits"),
+          nb::arg("row_length"), nb::arg("kernel"), nb::arg("slot"), nb::arg("state"));
+    m.def("decode_adaptive", &decode_adaptive, nb::arg("blob"), nb::arg("out"), nb::arg("bits"),
+          nb::arg("row_length"), nb::arg("kernel"), nb::arg("slot"), nb::arg("state"));
+    m.def("encode_mask", &encode_mask, nb::arg("mask"), nb::arg("row_length"), nb::arg("kernel"),
+          nb::arg("state"));
+    m.def("decode_mask", &decode_mask, nb::arg("blob"), nb::arg("out"), nb::arg("row_length"),
+          nb::arg("kernel"), nb::arg("state"));
     m.def("measure_symbols", &measure, nb::arg("symbols"), nb::arg("bits"));
     m.def("split_planes", &split, nb::arg("words"), nb::arg("planes"), nb::arg("transform"));
     m.def("merge_planes", &merge, nb::arg("planes"), nb::arg("words"), nb::arg("transform"));

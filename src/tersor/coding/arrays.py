@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from tersor._native import core
 from tersor.coding.methods import CodingConfig, CorruptStreamError, Method
 from tersor.coding.state import State
-from tersor.coding.symbols import Blob, as_bytes, decode_symbols, encode_symbols
+from tersor.coding.symbols import Blob, as_bytes, decode_in_slot, encode_in_slot
+from tersor.coding.varint import read_varint, write_varint
 from tersor.layers import Geometry
 
 Words = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32] | NDArray[np.uint64]
@@ -28,6 +29,7 @@ KINDS = ("float", "signed", "unsigned", "bool")
 
 _TRANSFORMS = {"unsigned": 0, "bool": 0, "float": 1, "signed": 2}
 _CONSTANT = 7  # the tag of a plane, where a Method number stands otherwise
+_FIRST_SLOT = 16  # of the adaptive models of planes
 _TABLE_BYTES = 32  # what a coded plane needs at least, beside its entropy, to be worth trying
 
 
@@ -98,15 +100,16 @@ def _encode_planes(
     core.split_planes(words, planes.reshape(-1), _TRANSFORMS[kind])
     trial = state.copy()
     blob = bytearray([layout])
-    for plane in planes:
-        blob += _encode_plane(plane, 1 if kind == "bool" else 8, geometry, config, trial)
+    for slot, plane in enumerate(planes, _FIRST_SLOT):
+        blob += _encode_plane(plane, 1 if kind == "bool" else 8, geometry, config, trial, slot)
     if len(blob) >= raw_size:
         return None
+    state.become(trial)
     return bytes(blob)
 
 
 def _encode_plane(
-    plane: NDArray[np.uint8], bits: int, geometry: Geometry, config: CodingConfig, state: State
+    plane: NDArray[np.uint8], bits: int, geometry: Geometry, config: CodingConfig, state: State, slot: int
 ) -> bytes:
     fixed_entropy, used = core.measure_symbols(plane, bits)
     if used == 1:
@@ -114,10 +117,10 @@ def _encode_plane(
     raw_size = -(-plane.size * bits // 8)
     method, blob = Method.RAW, b""
     if (fixed_entropy >> 19) + _TABLE_BYTES < raw_size or plane.size < 4096:
-        method, blob = encode_symbols(plane, geometry, bits, config, state)
+        method, blob = encode_in_slot(plane, geometry, bits, config, state, slot)
     if method == Method.RAW:
         return bytes([Method.RAW]) + (plane.tobytes() if bits == 8 else core.encode_packed(plane, bits))
-    return bytes([method]) + _varint(len(blob)) + blob
+    return bytes([method]) + write_varint(len(blob)) + blob
 
 
 def _decode_planes(blob: Blob, out: Words, kind: str, geometry: Geometry, state: State) -> None:
@@ -129,8 +132,8 @@ def _decode_planes(blob: Blob, out: Words, kind: str, geometry: Geometry, state:
     words = np.empty(out.size, np.uint16) if narrow else out
     planes = np.empty((words.itemsize, words.size), np.uint8)
     rest = view[1:]
-    for plane in planes:
-        rest = _decode_plane(rest, plane, 1 if kind == "bool" else 8, geometry, state)
+    for slot, plane in enumerate(planes, _FIRST_SLOT):
+        rest = _decode_plane(rest, plane, 1 if kind == "bool" else 8, geometry, state, slot)
     if len(rest) > 0:
         raise CorruptStreamError(f"{len(rest)} bytes behind the last byte plane")
     core.merge_planes(planes.reshape(-1), words, _TRANSFORMS[kind])
@@ -141,7 +144,7 @@ def _decode_planes(blob: Blob, out: Words, kind: str, geometry: Geometry, state:
 
 
 def _decode_plane(
-    rest: memoryview, plane: NDArray[np.uint8], bits: int, geometry: Geometry, state: State
+    rest: memoryview, plane: NDArray[np.uint8], bits: int, geometry: Geometry, state: State, slot: int
 ) -> memoryview:
     """Fills `plane` from the head of `rest`; returns what is behind."""
     if len(rest) < 2:
@@ -155,12 +158,12 @@ def _decode_plane(
     if tag == Method.RAW:
         size = -(-plane.size * bits // 8)
     elif tag in (Method.RANS, Method.HUFFMAN, Method.ADAPTIVE):
-        size, rest = _read_varint(rest)
+        size, rest = read_varint(rest)
     else:
         raise CorruptStreamError(f"unknown tag {tag} of a byte plane")
     if size > len(rest):
         raise CorruptStreamError(f"a byte plane of {size} bytes in the last {len(rest)}")
-    decode_symbols(Method(tag), rest[:size], plane, geometry, bits, state)
+    decode_in_slot(Method(tag), rest[:size], plane, geometry, bits, state, slot)
     return rest[size:]
 
 
@@ -188,24 +191,6 @@ def _as_float16(words: NDArray[np.uint32]) -> NDArray[np.uint16] | None:
     if np.any(np.isnan(values)) or not np.array_equal(half.astype(np.float32).view(np.uint32), words):
         return None
     return half.view(np.uint16)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _read_varint(rest: memoryview) -> tuple[int, memoryview]:
-    value = 0
-    for i in range(min(len(rest), 9)):
-        value |= (rest[i] & 0x7F) << (7 * i)
-        if rest[i] < 0x80:
-            return value, rest[i + 1 :]
-    raise CorruptStreamError("a length does not end")
 
 
 def _check(words: Words, kind: str, geometry: Geometry) -> None:

@@ -16,6 +16,7 @@ from tersor.layers import Geometry
 Symbols = NDArray[np.uint8] | NDArray[np.int8] | NDArray[np.int16]
 Blob = bytes | bytearray | memoryview
 
+_FEW = 1 << 16
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.int8), np.dtype(np.int16))
 
 
@@ -24,20 +25,42 @@ def encode_symbols(
 ) -> tuple[Method, bytes]:
     """Codes `symbols` into a blob; the smallest of what `config` lets it try.
 
-    symbols: (N,), C-contiguous uint8 with values in [0, 2^bits), or int8 or int16 in [-2^(bits-1), 2^(bits-1)).
+    symbols: (N,), C-contiguous uint8 with values in [0, 2^bits), or int8 or int16 with values in
+             [-2^(bits-1), 2^(bits-1)).
     geometry: N = geometry.count; neighbours in it are contexts of the adaptive coder.
     bits: 1..8 for 8-bit symbols, 1..16 for int16.
     state: updated if the result is adaptive, else left as it is.
 
     Raises ValueError if the arguments contradict each other.
     """
+    return encode_in_slot(symbols, geometry, bits, config, state, bits)
+
+
+def encode_in_slot(
+    symbols: Symbols, geometry: Geometry, bits: int, config: CodingConfig, state: State, slot: int
+) -> tuple[Method, bytes]:
+    """`encode_symbols` with the adaptive model of `slot` (0..31) for unsigned symbols.
+
+    Slots 0..8 belong to symbols of that many bits; other streams use their own, so that models do not mix.
+    """
     _check(symbols, geometry, bits)
     if symbols.size == 0:
         return Method.RAW, b""
-    candidates = [(Method.RAW, core.encode_packed(symbols, bits))]
-    if config.coder in ("auto", "rans"):
-        candidates.append((Method.RANS, core.encode_rans(symbols, bits)))
-    return min(candidates, key=lambda candidate: len(candidate[1]))
+    best = Method.RAW, core.encode_packed(symbols, bits)
+    for coder, method, encode in (
+        ("rans", Method.RANS, core.encode_rans),
+        ("huffman", Method.HUFFMAN, core.encode_huffman),
+    ):
+        # Huffman codes beat rANS by their smaller tables only, which do not count in long streams.
+        if config.coder == coder or (config.coder == "auto" and (coder == "rans" or symbols.size <= _FEW)):
+            best = min(best, (method, encode(symbols, bits)), key=_size)
+    if config.tries_adaptive:
+        trial = state.copy()
+        blob = core.encode_adaptive(symbols, bits, geometry.row_length, geometry.kernel, slot, trial.native)
+        if len(blob) < len(best[1]):
+            state.become(trial)
+            best = Method.ADAPTIVE, blob
+    return best
 
 
 def decode_symbols(
@@ -48,6 +71,13 @@ def decode_symbols(
     Raises CorruptStreamError if the blob is not one that the method's encoder could have written for these
     arguments, as far as that can be seen.
     """
+    decode_in_slot(method, blob, out, geometry, bits, state, bits)
+
+
+def decode_in_slot(
+    method: Method, blob: Blob, out: Symbols, geometry: Geometry, bits: int, state: State, slot: int
+) -> None:
+    """`decode_symbols` for a blob of `encode_in_slot` with the same `slot`."""
     _check(out, geometry, bits)
     if out.size == 0:
         if method != Method.RAW or len(blob) > 0:
@@ -58,11 +88,16 @@ def decode_symbols(
         good = core.decode_packed(data, out, bits)
     elif method == Method.RANS:
         good = core.decode_rans(data, out, bits)
+    elif method == Method.HUFFMAN:
+        good = core.decode_huffman(data, out, bits)
+    elif method == Method.ADAPTIVE:
+        good = core.decode_adaptive(data, out, bits, geometry.row_length, geometry.kernel, slot, state.native)
     else:
         raise CorruptStreamError(f"{Method(method).name} is not a method for symbols")
     if not good:
         raise CorruptStreamError(
-            f"damaged {Method(method).name} stream: {len(blob)} bytes do not decode to {out.size} symbols of {bits} bits"
+            f"damaged {Method(method).name} stream: {len(blob)} bytes do not decode to {out.size} symbols "
+            f"of {bits} bits"
         )
 
 
@@ -74,6 +109,10 @@ def entropy(symbols: Symbols) -> float:
     return fixed / 65536 / symbols.size
 
 
+def _size(candidate: tuple[Method, bytes]) -> int:
+    return len(candidate[1])
+
+
 def as_bytes(blob: Blob) -> NDArray[np.uint8]:
     """A view of `blob` that the native core takes."""
     return np.frombuffer(blob, np.uint8) if len(blob) else np.empty(0, np.uint8)
@@ -82,7 +121,8 @@ def as_bytes(blob: Blob) -> NDArray[np.uint8]:
 def _check(symbols: Symbols, geometry: Geometry, bits: int) -> None:
     if symbols.dtype not in _DTYPES or symbols.ndim != 1 or not symbols.flags.c_contiguous:
         raise ValueError(
-            f"symbols must be a contiguous vector of uint8, int8 or int16, got {symbols.dtype} {symbols.shape}"
+            "symbols must be a contiguous vector of uint8, int8 or int16, "
+            f"got {symbols.dtype} {symbols.shape}"
         )
     if symbols.size != geometry.count:
         raise ValueError(f"{symbols.size} symbols do not fill the geometry {tuple(geometry)}")
