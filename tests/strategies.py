@@ -48,7 +48,9 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     """Equal dtype, shape and bits."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return torch.equal(a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8))
+    return torch.equal(
+        a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8)
+    )
 
 
 @st.composite
@@ -56,7 +58,11 @@ def compressed_tensors(draw: st.DrawFn) -> CompressedTensor:
     """Any CompressedTensor of a small shape."""
     shape, seed = draw(shapes), draw(seeds)
     generator = torch.Generator().manual_seed(seed)
-    mask = torch.rand(shape, generator=generator) < draw(st.sampled_from([0.0, 0.2, 0.9])) if draw(st.booleans()) else None
+    mask = (
+        torch.rand(shape, generator=generator) < draw(st.sampled_from([0.0, 0.2, 0.9]))
+        if draw(st.booleans())
+        else None
+    )
     kind = draw(st.sampled_from([Dense, Uniform, Codebook, Binary, Ternary]))
     rows, length = matrix_shape(shape)
     if kind is Dense:

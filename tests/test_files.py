@@ -60,10 +60,10 @@ def test_a_full_disk_is_an_output_error(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_really_full_device_is_noticed(tmp_path):
-    from tersor.cli import main
-
     import torch
     from safetensors.torch import save_file
+
+    from tersor.cli import main
 
     save_file({"w": torch.randn(64, 64)}, tmp_path / "m.safetensors")
     assert main(["compress", str(tmp_path / "m.safetensors"), "-o", "/dev/full/x.tsr"]) == 5

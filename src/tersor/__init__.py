@@ -1,8 +1,8 @@
 """tersor: trained neural networks as small as they can be, and faster, at an accuracy you choose.
 
-    compressed = tersor.compress(model_or_state_dict_or_path)
-    tersor.save(compressed, "model.tsr")
-    state_dict = tersor.load("model.tsr")
+compressed = tersor.compress(model_or_state_dict_or_path)
+tersor.save(compressed, "model.tsr")
+state_dict = tersor.load("model.tsr")
 """
 
 from tersor._version import __version__
@@ -27,9 +27,9 @@ __all__ = [
     "Quantize",
     "Recipe",
     "Rule",
+    "Ternarize",
     "TersorError",
     "TersorWarning",
-    "Ternarize",
     "__version__",
     "compress",
     "inspect",

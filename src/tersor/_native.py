@@ -5,11 +5,12 @@ Every path gives the same bits: the switch exists for tests, for debugging and f
 """
 
 import os
+from typing import Any
 
-from tersor import _core
+from tersor import _core  # type: ignore[attr-defined]
 
 _forced = os.environ.get("TERSOR_ISA", "")
 if _forced:
     _core.force_isa(_forced)
 
-core = _core
+core: Any = _core

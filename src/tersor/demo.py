@@ -69,7 +69,9 @@ def digits_network() -> nn.Module:
     )
 
 
-def run_demo(output: str | os.PathLike[str], *, seed: int = 0, show: Callable[[str], None] = print) -> list[Step]:
+def run_demo(
+    output: str | os.PathLike[str], *, seed: int = 0, show: Callable[[str], None] = print
+) -> list[Step]:
     """Runs all steps, writes the smallest file to `output` (replacing it) and shows the table.
 
     Raises MissingExtraError if scikit-learn is missing, OutputError if `output` cannot be written.
@@ -82,7 +84,9 @@ def run_demo(output: str | os.PathLike[str], *, seed: int = 0, show: Callable[[s
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        show(f"training on {len(train.labels)} images, choosing on {len(validation.labels)}, testing on {len(test.labels)}")
+        show(
+            f"training on {len(train.labels)} images, choosing on {len(validation.labels)}, testing on {len(test.labels)}"
+        )
         params = fit(model, dict(model.named_parameters()), train, validation, epochs=60, rate=3e-3)
         torch.save(params, folder / "dense.pt")
         dense = os.path.getsize(folder / "dense.pt")
@@ -90,13 +94,20 @@ def run_demo(output: str | os.PathLike[str], *, seed: int = 0, show: Callable[[s
 
         masks: dict[str, Tensor] = {}
         for density in _DENSITIES:
-            masks = {key: magnitude_mask(value, density=density) for key, value in params.items() if value.dim() > 1}
+            masks = {
+                key: magnitude_mask(value, density=density)
+                for key, value in params.items()
+                if value.dim() > 1
+            }
             params = fit(model, params, train, validation, epochs=25, rate=1e-3, masks=masks)
         pruned = compress(params, Recipe([Rule("*", Lossless(), Prune(density=_DENSITIES[-1]))]))
         steps.append(_saved("pruned and fine-tuned", pruned, folder, model, test, coder="raw"))
 
         biases = tuple(key for key, value in params.items() if value.dim() == 1)
-        rules = [Rule("*", Palettize(bits=_BITS), Prune(density=_DENSITIES[-1])), Rule(biases, Cast("float16"))]
+        rules = [
+            Rule("*", Palettize(bits=_BITS), Prune(density=_DENSITIES[-1])),
+            Rule(biases, Cast("float16")),
+        ]
         clustered = train_centroids(model, compress(params, Recipe(rules)), train, validation)
         steps.append(_saved("clustered, centroids trained", clustered, folder, model, test, coder="raw"))
 
@@ -105,7 +116,9 @@ def run_demo(output: str | os.PathLike[str], *, seed: int = 0, show: Callable[[s
     size = os.path.getsize(output)
     steps.append(Step("entropy coded", size, accuracy(model, load(output), test)))
 
-    rows = [[s.name, f"{s.file_bytes:,}", f"{dense / s.file_bytes:.1f}x", f"{s.accuracy:.2f} %"] for s in steps]
+    rows = [
+        [s.name, f"{s.file_bytes:,}", f"{dense / s.file_bytes:.1f}x", f"{s.accuracy:.2f} %"] for s in steps
+    ]
     show(table(["step", "bytes on disk", "ratio", "test accuracy"], rows, right=(1, 2, 3)))
     show(f"\nwrote {output} ({size:,} bytes) in {time.perf_counter() - start:.0f} s; look at it with:")
     show(f"    tersor inspect {output}")
@@ -139,7 +152,9 @@ def loss(model: nn.Module, params: Params, split: Split) -> float:
     """Mean cross-entropy of the split, in nats."""
     model.eval()
     with torch.no_grad():
-        return float(nn.functional.cross_entropy(functional_call(model, params, (split.images,)), split.labels))
+        return float(
+            nn.functional.cross_entropy(functional_call(model, params, (split.images,)), split.labels)
+        )
 
 
 def fit(
@@ -165,24 +180,29 @@ def fit(
     return _train(model, list(trained.values()), built, train, validation, epochs=epochs, rate=rate)
 
 
-def train_centroids(model: nn.Module, clustered: CompressedModel, train: Split, validation: Split) -> CompressedModel:
+def train_centroids(
+    model: nn.Module, clustered: CompressedModel, train: Split, validation: Split
+) -> CompressedModel:
     """The model with its centroids trained: each gets the sum of the gradients of the weights that share it
     (Han et al. 2016, equation 3), which is what indexing differentiates to. Assignments and masks stay."""
     tensors = {entry.name: entry.tensor for entry in clustered.entries}
     books = {key: value for key, value in tensors.items() if isinstance(value, Codebook)}
     centroids = {key: value.codebook.clone().requires_grad_() for key, value in books.items()}
     codes = {key: value.codes.long() for key, value in books.items()}
+    masks = {key: torch.ones(()) if value.mask is None else value.mask for key, value in books.items()}
     fixed = {key: value for key, value in clustered.state_dict().items() if key not in books}
 
     def built() -> Params:
-        return fixed | {key: centroids[key][0][codes[key]] * books[key].mask for key in books}
+        return fixed | {key: centroids[key][0][codes[key]] * masks[key] for key in books}
 
     _train(model, list(centroids.values()), built, train, validation, epochs=25, rate=3e-4)
     new = {key: replace(book, codebook=centroids[key].detach().sort().values) for key, book in books.items()}
     order = {key: centroids[key].detach().argsort().argsort().to(torch.uint8) for key in books}
     for key, book in new.items():
         new[key] = replace(book, codes=order[key][0][codes[key]])
-    return replace(clustered, entries=tuple(replace(e, tensor=new.get(e.name, e.tensor)) for e in clustered.entries))
+    return replace(
+        clustered, entries=tuple(replace(e, tensor=new.get(e.name, e.tensor)) for e in clustered.entries)
+    )
 
 
 def _train(
@@ -211,7 +231,9 @@ def _train(
             shift = torch.randint(-1, 2, (2,)).tolist()
             images = train.images[batch].roll(shift, (2, 3))
             optimizer.zero_grad()
-            nn.functional.cross_entropy(functional_call(model, built(), (images,)), train.labels[batch]).backward()
+            nn.functional.cross_entropy(
+                functional_call(model, built(), (images,)), train.labels[batch]
+            ).backward()
             optimizer.step()
             schedule.step()
     with torch.no_grad():

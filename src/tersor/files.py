@@ -82,7 +82,9 @@ def _checked_target(target: Path, force: bool) -> Path:
     if not target.parent.is_dir():
         raise OutputError(f"{target}: the folder {target.parent} does not exist; create it first")
     if target.exists() and not force:
-        raise OutputError(f"{target} exists already; pass --force (force=True) to replace it, or name another output")
+        raise OutputError(
+            f"{target} exists already; pass --force (force=True) to replace it, or name another output"
+        )
     _remove_stale(target)
     return target
 
@@ -111,9 +113,21 @@ def _output_errors(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(f"{target}: the disk is full; nothing was written. Free some space and run again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EIO, errno.EFBIG):
-            raise OutputError(f"{target}: cannot be written ({error.strerror}); nothing was written") from error
+            raise OutputError(
+                f"{target}: the disk is full; nothing was written. Free some space and run again"
+            ) from error
+        if error.errno in (
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.EISDIR,
+            errno.ENOTDIR,
+            errno.EIO,
+            errno.EFBIG,
+        ):
+            raise OutputError(
+                f"{target}: cannot be written ({error.strerror}); nothing was written"
+            ) from error
         raise
 
 

@@ -82,7 +82,10 @@ def decompress_file(
     Raises CorruptFileError for damaged files, OutputError where the target exists (unless `force`) or cannot be
     written. Nothing is left behind in either case.
     """
-    with thread_pool(threads) as executor, RestoredCheckpoint(Reader(source, max_bytes=max_bytes), executor) as found:
+    with (
+        thread_pool(threads) as executor,
+        RestoredCheckpoint(Reader(source, max_bytes=max_bytes), executor) as found,
+    ):
         write_checkpoint(found, target, format, force=force)
 
 
@@ -102,7 +105,10 @@ def load(
     threads: None for one a CPU.
     Raises InputError for an unreadable path, CorruptFileError for a damaged file. Tied tensors share memory.
     """
-    with thread_pool(threads) as executor, RestoredCheckpoint(Reader(path, max_bytes=max_bytes), executor) as found:
+    with (
+        thread_pool(threads) as executor,
+        RestoredCheckpoint(Reader(path, max_bytes=max_bytes), executor) as found,
+    ):
         slots = None if into is None else into.state_dict(keep_vars=True)
         if slots is not None:
             _check_fit(found, slots)
@@ -116,7 +122,7 @@ def load(
         return out
 
 
-def _check_fit(found: RestoredCheckpoint, slots: dict[str, Tensor]) -> None:
+def _check_fit(found: Checkpoint, slots: dict[str, Tensor]) -> None:
     """MismatchError that names every tensor that does not fit."""
     given = {info.name: info.shape for info in found.info.tensors}
     wanted = {name: tuple(value.shape) for name, value in slots.items() if isinstance(value, Tensor)}
@@ -128,7 +134,11 @@ def _check_fit(found: RestoredCheckpoint, slots: dict[str, Tensor]) -> None:
         for name in sorted(set(given) & set(wanted))
         if given[name] != wanted[name]
     ]
-    for what, names in (("missing in the file", missing), ("unexpected in the file", unexpected), ("shape", wrong)):
+    for what, names in (
+        ("missing in the file", missing),
+        ("unexpected in the file", unexpected),
+        ("shape", wrong),
+    ):
         if names:
             lines.append(f"{what}: {', '.join(names)}")
     if lines:

@@ -41,5 +41,10 @@ def save(
 def _write(model: CompressedModel, file: IO[bytes], coding: CodingConfig, threads: int | None) -> Summary:
     with thread_pool(threads) as executor:
         return write_tsr(
-            file, model.entries, dict(model.attachments), source=model.source, coding=coding, executor=executor
+            file,
+            model.entries,
+            dict(model.attachments),
+            source=model.source,
+            coding=coding,
+            executor=executor,
         )

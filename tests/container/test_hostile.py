@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.container.test_roundtrip import dense, written
 
 from tersor.container import index as layout
 from tersor.container.attachments import decode_attachment
@@ -18,6 +17,7 @@ from tersor.container.wire import ByteReader, ByteWriter
 from tersor.container.writer import Entry
 from tersor.errors import CorruptFileError, InputError, LimitError, UnsupportedVersionError
 from tersor.tensors import Codebook, Ternary, Uniform
+from tests.container.test_roundtrip import dense, written
 
 
 def read_all(raw: bytes, **options) -> None:
@@ -34,7 +34,10 @@ def sample() -> bytes:
     entries = [
         Entry("a.weight", Uniform(codes.shape, torch.float32, mask, 4, codes, torch.rand(12, 1), None, 20)),
         Entry("a.bias", dense(torch.randn(12, generator=g))),
-        Entry("b.weight", Codebook(codes.shape, torch.float16, None, 3, codes.abs().view(torch.uint8), torch.rand(1, 8))),
+        Entry(
+            "b.weight",
+            Codebook(codes.shape, torch.float16, None, 3, codes.abs().view(torch.uint8), torch.rand(1, 8)),
+        ),
         Entry("c.weight", Ternary(codes.shape, torch.float32, None, codes.sign(), torch.rand(1, 1))),
         Entry("d.weight", None, "a.weight"),
     ]
@@ -129,7 +132,9 @@ def test_mutated_indexes_with_right_checksums_end_in_typed_errors():
     for _ in range(4000):
         mutated = bytearray(index)
         for _ in range(random.choice([1, 1, 1, 2, 5])):
-            mutated[random.randrange(len(mutated))] = random.choice([0, 1, 0x7F, 0x80, 0xFF, random.randrange(256)])
+            mutated[random.randrange(len(mutated))] = random.choice(
+                [0, 1, 0x7F, 0x80, 0xFF, random.randrange(256)]
+            )
         if random.random() < 0.2:
             del mutated[random.randrange(len(mutated)) :]
         try:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.strategies import DTYPES, compressed_tensors, random_bits, same_bits
 
 from tersor.coding import CodingConfig
 from tersor.container.index import SEGMENT
@@ -18,6 +17,7 @@ from tersor.container.reader import Reader
 from tersor.container.writer import Entry, write_tsr
 from tersor.errors import UsageError
 from tersor.tensors import Codebook, CompressedTensor, Dense, Uniform
+from tests.strategies import DTYPES, compressed_tensors, random_bits, same_bits
 
 
 def written(entries, attachments=None, **options) -> bytes:
@@ -46,7 +46,16 @@ def assert_same(got: CompressedTensor, want: CompressedTensor) -> None:
 @given(
     st.lists(compressed_tensors(), max_size=6),
     st.dictionaries(st.text("abc/.", max_size=5), st.binary(max_size=300), max_size=3),
-    st.sampled_from([("auto", "small"), ("auto", "fast"), ("rans", "small"), ("huffman", "small"), ("adaptive", "small"), ("raw", "small")]),
+    st.sampled_from(
+        [
+            ("auto", "small"),
+            ("auto", "fast"),
+            ("rans", "small"),
+            ("huffman", "small"),
+            ("adaptive", "small"),
+            ("raw", "small"),
+        ]
+    ),
 )
 def test_any_tensors_round_trip(tensors, attachments, coding):
     entries = [Entry(f"t{i}", tensor, note="Q4" if i % 3 == 1 else None) for i, tensor in enumerate(tensors)]
@@ -99,7 +108,9 @@ def big() -> bytes:
 
 def test_bytes_do_not_depend_on_threads(big):
     with ThreadPoolExecutor(3) as executor:
-        again = written(big_entries(), {"note": b"x" * 50_000}, coding=CodingConfig("auto", "fast"), executor=executor)
+        again = written(
+            big_entries(), {"note": b"x" * 50_000}, coding=CodingConfig("auto", "fast"), executor=executor
+        )
     assert again == big
 
 
@@ -190,7 +201,9 @@ def test_three_layer_network_has_at_most_100_bytes_of_overhead():
     for number, (rows, columns) in enumerate([(300, 784), (100, 300), (10, 100)], start=1):
         codes = torch.randint(-2, 2, (rows, columns), generator=g).to(torch.int8)
         scale = torch.rand(1, 1, generator=g)
-        entries.append(Entry(f"fc{number}.weight", Uniform(codes.shape, torch.float32, None, 4, codes, scale, None, 0)))
+        entries.append(
+            Entry(f"fc{number}.weight", Uniform(codes.shape, torch.float32, None, 4, codes, scale, None, 0))
+        )
         entries.append(Entry(f"fc{number}.bias", dense(torch.randn(rows, generator=g))))
     file = io.BytesIO()
     summary = write_tsr(file, entries, {})

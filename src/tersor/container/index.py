@@ -95,7 +95,8 @@ def segment_geometries(shape: torch.Size) -> list[Geometry]:
     if whole.row_length <= SEGMENT:
         step = SEGMENT // whole.row_length
         return [
-            Geometry(min(step, whole.rows - row), whole.columns, whole.kernel) for row in range(0, whole.rows, step)
+            Geometry(min(step, whole.rows - row), whole.columns, whole.kernel)
+            for row in range(0, whole.rows, step)
         ]
     return [Geometry(1, min(SEGMENT, whole.count - at)) for at in range(0, whole.count, SEGMENT)]
 
@@ -222,12 +223,15 @@ def decode_index(coded: bytes, chunks: int) -> Index:
     entries: list[TensorEntry] = []
     for position, name in enumerate(names):
         masked = bool(kinds[position] & _MASKED)
-        if ties[position] is None:
+        tie = ties[position]
+        if tie is None:
             segments = _read_segments(source, entries, params[position], commons[position].shape, masked)
-            entries.append(TensorEntry(name, commons[position], params[position], masked, notes[position], segments))
+            entries.append(
+                TensorEntry(name, commons[position], params[position], masked, notes[position], segments)
+            )
         else:
-            target = entries[ties[position]]
-            entries.append(TensorEntry(name, target.common, None, False, notes[position], (), ties[position]))
+            target = entries[tie]
+            entries.append(TensorEntry(name, target.common, None, False, notes[position], (), tie))
     attachments = tuple(AttachmentEntry(name, _read_attachment(source)) for name in attachment_names)
     items = sum(len(entry.segments) for entry in entries) + attached
     chunk_items = _read_chunks(source, chunks, items)

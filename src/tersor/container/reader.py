@@ -109,10 +109,14 @@ class Reader:
         total = sum(_decoded_bytes(entry) for entry in own)
         if max_bytes is not None and total > max_bytes:
             raise LimitError(f"the tensors take {total} bytes, above the limit of {max_bytes} (max_bytes)")
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 46
+        memory = (
+            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 46
+        )
         for entry in own:
             if _decoded_bytes(entry) > memory:
-                raise LimitError(f"tensor {entry.name!r} takes {_decoded_bytes(entry)} bytes, more than this machine has")
+                raise LimitError(
+                    f"tensor {entry.name!r} takes {_decoded_bytes(entry)} bytes, more than this machine has"
+                )
 
     def names(self) -> list[str]:
         """Names of all tensors, in the order of the file."""
@@ -154,7 +158,9 @@ class Reader:
             mine: dict[int, Target] = {}
             for item in self._chunks[chunk]:
                 if item.tensor is not None:
-                    mine[item.tensor] = targets.setdefault(item.tensor, Target(self.index.tensors[item.tensor]))
+                    mine[item.tensor] = targets.setdefault(
+                        item.tensor, Target(self.index.tensors[item.tensor])
+                    )
             return chunk, self._chunk(chunk), mine
 
         def decode(loaded: tuple[int, bytes, dict[int, Target]]) -> int:
@@ -168,7 +174,11 @@ class Reader:
             cost = _BYTES_IN_FLIGHT // 8
             for chunk in ordered_map(decode, loads, executor, cost=lambda _: cost, budget=_BYTES_IN_FLIGHT):
                 last = chunk + 1 == len(self._chunks)
-                upto = len(self.index.tensors) if last else _first_tensor(self._chunks[chunk + 1], len(self.index.tensors))
+                upto = (
+                    len(self.index.tensors)
+                    if last
+                    else _first_tensor(self._chunks[chunk + 1], len(self.index.tensors))
+                )
                 for position in range(turn, upto):
                     entry = self.index.tensors[position]
                     if entry.tied_to is not None:

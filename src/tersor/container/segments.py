@@ -71,7 +71,9 @@ def decode_items(data: bytes, items: list[Item], index: Index, targets: dict[int
         assert item.tensor is not None
         entry = index.tensors[item.tensor]
         target = targets.get(item.tensor)
-        if target is not None or any(section.method not in _STATELESS for section in entry.segments[item.number]):
+        if target is not None or any(
+            section.method not in _STATELESS for section in entry.segments[item.number]
+        ):
             _decode_segment(view[offset : offset + item.size], item, target or Target(entry), state)
         offset += item.size
 
@@ -142,4 +144,6 @@ def _method(section: Section) -> Method:
     try:
         return Method(section.method)
     except ValueError:
-        raise CorruptFileError(f"method {section.method} is unknown; the file may need a newer tersor") from None
+        raise CorruptFileError(
+            f"method {section.method} is unknown; the file may need a newer tersor"
+        ) from None

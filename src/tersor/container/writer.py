@@ -95,7 +95,9 @@ def write_tsr(
         builder.encode_chunk,
         builder.chunks(entries, attachments),
         executor,
-        cost=lambda chunk: sum(item.part.count if isinstance(item, _Item) else len(item[1]) for item in chunk),
+        cost=lambda chunk: sum(
+            item.part.count if isinstance(item, _Item) else len(item[1]) for item in chunk
+        ),
         budget=_CHUNKS_IN_FLIGHT,
     )
     checksums = bytearray()
@@ -170,7 +172,9 @@ class _Builder:
                 start += part.count
         for name, data in attachments.items():
             if len(data) > MAX_ATTACHMENT:
-                raise UsageError(f"attachment {name!r} has {len(data)} bytes; at most {MAX_ATTACHMENT} are possible")
+                raise UsageError(
+                    f"attachment {name!r} has {len(data)} bytes; at most {MAX_ATTACHMENT} are possible"
+                )
             yield (name, data), len(data)
 
     def _add(self, entry: Entry) -> int:
@@ -182,14 +186,16 @@ class _Builder:
         self.positions[entry.name] = position
         if entry.tensor is None:
             target = self.positions[entry.tied_to or ""]
-            target = self.entries[target].tied_to if self.entries[target].tied_to is not None else target
-            self.entries.append(
-                TensorEntry(entry.name, self.entries[target].common, None, False, entry.note, (), target)
-            )
+            first = self.entries[target].tied_to
+            target = target if first is None else first
+            common = self.entries[target].common
+            self.entries.append(TensorEntry(entry.name, common, None, False, entry.note, (), target))
             return position
         tensor = entry.tensor
         if len(tensor.shape) > MAX_RANK:
-            raise UsageError(f"tensor {entry.name!r} has rank {len(tensor.shape)}; at most {MAX_RANK} is possible")
+            raise UsageError(
+                f"tensor {entry.name!r} has rank {len(tensor.shape)}; at most {MAX_RANK} is possible"
+            )
         wire_type(tensor.dtype, entry.name)
         common = Common(tensor.shape, tensor.dtype)
         masked = tensor.mask is not None

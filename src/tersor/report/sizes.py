@@ -31,7 +31,11 @@ class Sizes:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "ratio": self.ratio, "bits_per_weight": self.bits_per_weight if self.weights else None}
+        return {
+            **asdict(self),
+            "ratio": self.ratio,
+            "bits_per_weight": self.bits_per_weight if self.weights else None,
+        }
 
     def __str__(self) -> str:
         words = f"{self.before:,} -> {self.after:,} bytes ({self.ratio:.2f}x smaller"
