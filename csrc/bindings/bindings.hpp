@@ -5,7 +5,7 @@
 namespace tersor::bindings {
 
 void bind_cpu(nanobind::module_& m);
-void bind_hash(nanobind::module_& m);
+void bind_container(nanobind::module_& m);
 void bind_coding(nanobind::module_& m);
 void bind_quantization(nanobind::module_& m);
 void bind_fit(nanobind::module_& m);

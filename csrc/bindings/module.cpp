@@ -3,7 +3,7 @@
 
 NB_MODULE(_core, m) {
     tersor::bindings::bind_cpu(m);
-    tersor::bindings::bind_hash(m);
+    tersor::bindings::bind_container(m);
     tersor::bindings::bind_coding(m);
     tersor::bindings::bind_quantization(m);
     tersor::bindings::bind_fit(m);

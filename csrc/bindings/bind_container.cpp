@@ -1,10 +1,13 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "bindings.hpp"
 #include "blake3.hpp"
 #include "buffer.hpp"
+#include "text_coder.hpp"
+#include "text_dictionary.hpp"
 #include "xxh3.hpp"
 
 namespace nb = nanobind;
@@ -22,9 +25,39 @@ auto without_gil(size_t bytes, Work work) {
     return work();
 }
 
-}  // namespace
+nb::bytes compress_text(nb::handle data) {
+    const ReadBuffer buffer(data);
+    std::vector<uint8_t> blob;
+    {
+        nb::gil_scoped_release release;
+        blob = text::compress(buffer.bytes());
+    }
+    return nb::bytes(blob.data(), blob.size());
+}
 
-void bind_hash(nb::module_& m) {
+// None if the blob is not one of a text of `size` bytes.
+nb::object decompress_text(nb::handle blob, size_t size) {
+    const ReadBuffer buffer(blob);
+    const auto signed_size = static_cast<Py_ssize_t>(size);
+    auto result = nb::steal<nb::object>(PyBytes_FromStringAndSize(nullptr, signed_size));
+    if (!result.is_valid()) throw nb::python_error();
+    // No one else knows the object yet, so it may be filled.
+    const std::span text(reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(result.ptr())), size);
+    bool good;
+    {
+        nb::gil_scoped_release release;
+        good = text::decompress(buffer.bytes(), text);
+    }
+    return good ? result : nb::none();
+}
+
+void bind_text(nb::module_& m) {
+    m.def("compress_text", &compress_text, nb::arg("data"));
+    m.def("decompress_text", &decompress_text, nb::arg("blob"), nb::arg("size"));
+    m.attr("text_dictionary") = nb::bytes(text::kDictionary.data(), text::kDictionary.size());
+}
+
+void bind_hashes(nb::module_& m) {
     m.def(
         "xxh3_64",
         [](nb::handle data) {
@@ -54,6 +87,13 @@ void bind_hash(nb::module_& m) {
                 return nb::bytes(digest.data(), size);
             },
             nb::arg("size") = 16);
+}
+
+}  // namespace
+
+void bind_container(nb::module_& m) {
+    bind_hashes(m);
+    bind_text(m);
 }
 
 }  // namespace tersor::bindings
