@@ -71,7 +71,7 @@ constexpr std::size_t kWidth = 2;            // + w: is the magnitude wider than
 constexpr std::size_t kTop = kWidth + 16;    // + 8 w + prefix: the three bits below the top one
 constexpr std::size_t kLow = kTop + 8 * 17;  // + 16 w + b: bit b further below
 constexpr std::size_t kCount = kLow + 16 * 17;
-constexpr std::size_t kMixers = kWidth + 16 + 1;  // the mantissa shares one
+constexpr std::size_t kMixers = kWidth + 16;
 }  // namespace signed_node
 
 // Codes a signed symbol: `value` when encoding, any when decoding. Returns it; a decoded one may
@@ -95,7 +95,7 @@ int code_signed(Coder& coder, MixedModel& model, const Neighbours& n, unsigned b
     for (unsigned bit = width - 1; bit-- > 0;) {
         const std::size_t node = prefix < 8 ? kTop + 8 * width + prefix : kLow + 16 * width + bit;
         const bool set = magnitude(value) >> bit & 1;
-        prefix = prefix << 1 | model.code(coder, {node, c.first, c.second, kMixers - 1}, set);
+        prefix = prefix << 1 | model.code_alone(coder, node, set);
     }
     const int decoded = static_cast<int>(prefix);
     return negative ? -decoded : decoded;

@@ -1,0 +1,206 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tersor._native import core
+from tersor.coding import (
+    CodingConfig,
+    CorruptStreamError,
+    Method,
+    State,
+    decode_symbols,
+    encode_symbols,
+    entropy,
+)
+from tersor.layers import Geometry
+from tests.coding.make import SHAPES, WIDTHS, geometry_of, limits, symbols_of
+from tests.twins import adaptive as adaptive_twin
+from tests.twins import huffman as huffman_twin
+from tests.twins import rans as rans_twin
+from tests.twins.adaptive import Model
+
+CODED = {"rans": Method.RANS, "huffman": Method.HUFFMAN, "adaptive": Method.ADAPTIVE}
+ENCODE = {"rans": core.encode_rans, "huffman": core.encode_huffman}
+DECODE = {"rans": core.decode_rans, "huffman": core.decode_huffman}
+TWIN = {"rans": rans_twin, "huffman": huffman_twin}
+
+
+def decoded(method, blob, like, geometry, bits, state=None):
+    out = np.full_like(like, 1)
+    decode_symbols(method, blob, out, geometry, bits, state or State())
+    return out
+
+
+def native_encode(coder, symbols, geometry, bits, state=None):
+    """The coder's blob, even where raw bits would be smaller."""
+    if coder != "adaptive":
+        return ENCODE[coder](symbols, bits)
+    state = state or State()
+    return core.encode_adaptive(symbols, bits, geometry.row_length, geometry.kernel, bits, state.native)
+
+
+def as_indices(symbols, bits):
+    return (symbols.astype(int) - limits(symbols.dtype, bits)[0]).tolist()
+
+
+@pytest.mark.parametrize("coder", CODED)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", WIDTHS)
+def test_every_width_comes_back(coder, shape, dtype, every_isa):
+    for bits in WIDTHS[dtype]:
+        for count in (1, 2, 97, 5000):
+            symbols = symbols_of(shape, dtype, bits, count)
+            geometry = geometry_of(count)
+            blobs = set()
+            for isa in every_isa:
+                core.force_isa(isa)
+                blob = native_encode(coder, symbols, geometry, bits)
+                blobs.add(blob)
+                np.testing.assert_array_equal(decoded(CODED[coder], blob, symbols, geometry, bits), symbols)
+            assert len(blobs) == 1
+
+
+@pytest.mark.parametrize("coder", ["rans", "huffman"])
+@pytest.mark.parametrize("dtype, bits", [(np.uint8, 8), (np.int8, 5), (np.int16, 9), (np.int16, 16)])
+@pytest.mark.parametrize("shape", ["normal", "rare"])
+def test_long_streams_of_many_lanes(coder, dtype, bits, shape, every_isa):
+    symbols = symbols_of(shape, dtype, bits, 65536 + 77)
+    geometry = Geometry(1, symbols.size)
+    for isa in every_isa:
+        core.force_isa(isa)
+        blob = native_encode(coder, symbols, geometry, bits)
+        np.testing.assert_array_equal(decoded(CODED[coder], blob, symbols, geometry, bits), symbols)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_any_symbols_come_back_in_any_config(data):
+    dtype = data.draw(st.sampled_from(list(WIDTHS)))
+    bits = data.draw(st.sampled_from(WIDTHS[dtype]))
+    low, high = limits(dtype, bits)
+    symbols = np.array(data.draw(st.lists(st.integers(low, high), max_size=300)), dtype)
+    geometry = geometry_of(symbols.size, data.draw(st.sampled_from([1, 3])))
+    config = CodingConfig(
+        data.draw(st.sampled_from(["auto", "raw", *CODED])), data.draw(st.sampled_from(["small", "fast"]))
+    )
+    method, blob = encode_symbols(symbols, geometry, bits, config, State())
+    assert len(blob) <= -(-symbols.size * bits // 8)
+    np.testing.assert_array_equal(decoded(method, blob, symbols, geometry, bits), symbols)
+
+
+@pytest.mark.parametrize("coder", ["rans", "huffman"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "dtype, bits, count",
+    [(np.uint8, 8, 3000), (np.int8, 4, 700), (np.int8, 2, 4100), (np.int16, 10, 900), (np.int16, 14, 400)],
+)
+def test_static_coders_write_the_bytes_of_their_twins(coder, shape, dtype, bits, count):
+    symbols = symbols_of(shape, dtype, bits, count, seed=1)
+    blob = ENCODE[coder](symbols, bits)
+    indices = as_indices(symbols, bits)
+    assert blob == TWIN[coder].encode(indices, bits)
+    assert TWIN[coder].decode(blob, count, bits) == indices
+
+
+def test_the_twin_of_rans_agrees_on_32_lanes_and_wide_tables():
+    symbols = symbols_of("normal", np.int16, 13, 66000, seed=2)
+    assert core.encode_rans(symbols, 13) == rans_twin.encode(as_indices(symbols, 13), 13)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "dtype, bits", [(np.uint8, 8), (np.uint8, 3), (np.int8, 2), (np.int8, 8), (np.int16, 16)]
+)
+def test_adaptive_writes_the_bytes_of_its_twin(shape, dtype, bits):
+    geometry = Geometry(6, 5, 9)
+    state, model, back = State(), Model(), Model()
+    for seed in range(2):  # the second stream meets what the first taught
+        symbols = symbols_of(shape, dtype, bits, geometry.count, seed)
+        blob = native_encode("adaptive", symbols, geometry, bits, state)
+        signed = symbols.dtype.kind == "i"
+        assert blob == adaptive_twin.encode(symbols.tolist(), geometry, bits, signed, model)
+        assert adaptive_twin.decode(blob, geometry, bits, signed, back) == symbols.tolist()
+
+
+def test_auto_keeps_the_smallest():
+    for shape in SHAPES:
+        symbols = symbols_of(shape, np.int8, 4, 2000)
+        geometry = geometry_of(2000)
+        sizes = [
+            len(encode_symbols(symbols, geometry, 4, CodingConfig(coder), State())[1])
+            for coder in ("raw", *CODED)
+        ]
+        assert len(encode_symbols(symbols, geometry, 4, CodingConfig(), State())[1]) == min(sizes)
+
+
+def test_fast_never_chooses_the_adaptive_coder():
+    symbols = symbols_of("normal", np.int8, 4, 2000)
+    geometry = geometry_of(2000)
+    assert encode_symbols(symbols, geometry, 4, CodingConfig(), State())[0] == Method.ADAPTIVE
+    method, _ = encode_symbols(symbols, geometry, 4, CodingConfig(profile="fast"), State())
+    assert method in (Method.RANS, Method.HUFFMAN)
+
+
+def test_sizes_of_static_streams_are_near_the_entropy():
+    symbols = symbols_of("normal", np.uint8, 8, 1 << 17)
+    bound = entropy(symbols) * symbols.size / 8
+    assert bound < len(core.encode_rans(symbols, 8)) < 1.005 * bound
+    assert bound < len(core.encode_huffman(symbols, 8)) < 1.02 * bound
+
+
+def test_small_adaptive_streams_are_near_the_entropy_and_below_it_for_structure():
+    rng = np.random.default_rng(3)
+    plain = np.clip(np.round(rng.normal(0, 2.5, 4000)), -8, 7).astype(np.int8)
+    geometry = Geometry(80, 50)
+    _, blob = encode_symbols(plain, geometry, 4, CodingConfig("adaptive"), State())
+    assert len(blob) < entropy(plain) * plain.size / 8 + 16
+    scaled = np.round(rng.normal(0, 2.5, (80, 50)) * np.exp(rng.normal(0, 1, (80, 1))))
+    scaled = np.clip(scaled, -8, 7).astype(np.int8).reshape(-1)
+    _, blob = encode_symbols(scaled, geometry, 4, CodingConfig("adaptive"), State())
+    assert len(blob) < 0.98 * entropy(scaled) * scaled.size / 8
+
+
+def test_a_constant_stream_costs_two_bytes():
+    symbols = np.full(10000, 200, np.uint8)
+    assert len(core.encode_rans(symbols, 8)) == 2
+    assert len(core.encode_rans(np.full(10000, -1, np.int8), 2)) == 1
+
+
+def test_no_symbols_are_no_bytes():
+    empty = np.empty(0, np.int8)
+    assert encode_symbols(empty, Geometry(0, 5), 4, CodingConfig(), State()) == (Method.RAW, b"")
+    decode_symbols(Method.RAW, b"", empty, Geometry(0, 5), 4, State())
+    with pytest.raises(CorruptStreamError):
+        decode_symbols(Method.RANS, b"", empty, Geometry(0, 5), 4, State())
+
+
+def test_entropy():
+    assert entropy(np.empty(0, np.uint8)) == 0
+    assert entropy(np.zeros(9, np.int16)) == 0
+    assert entropy(np.arange(-8, 8, dtype=np.int8)) == 4
+    assert entropy(np.array([0, 0, 0, 1], np.uint8)) == pytest.approx(0.8112781, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "symbols, geometry, bits",
+    [
+        (np.zeros(4, np.int32), Geometry(1, 4), 4),
+        (np.zeros((2, 2), np.int8), Geometry(2, 2), 4),
+        (np.zeros(8, np.int8)[::2], Geometry(1, 4), 4),
+        (np.zeros(4, np.int8), Geometry(1, 5), 4),
+        (np.zeros(4, np.int8), Geometry(1, 4), 9),
+        (np.zeros(4, np.int8), Geometry(1, 4), 0),
+        (np.full(4, 8, np.int8), Geometry(1, 4), 4),
+        (np.full(4, -9, np.int8), Geometry(1, 4), 4),
+        (np.full(4, 16, np.uint8), Geometry(1, 4), 4),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_refused(symbols, geometry, bits):
+    with pytest.raises(ValueError):
+        encode_symbols(symbols, geometry, bits, CodingConfig(), State())
+
+
+def test_methods_of_other_contents_are_refused():
+    with pytest.raises(CorruptStreamError, match="PLANES"):
+        decode_symbols(Method.PLANES, b"123", np.zeros(3, np.int8), Geometry(1, 3), 8, State())
