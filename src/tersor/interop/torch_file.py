@@ -23,7 +23,7 @@ from tersor.interop.checkpoint import Checkpoint, CheckpointInfo, TensorInfo
 from tersor.interop.memory import detect_ties
 from tersor.interop.raw import byte_count, check_plain, copy_mapped, file_size, tensor_bytes
 from tersor.interop.torch_structure import Leaf, flatten, unflatten
-from tersor.interop.zipped import open_member
+from tersor.interop.zipped import open_member, starts_as_zip
 
 STRUCTURE = "torch.structure"
 _ALIGNMENT = 64
@@ -60,7 +60,7 @@ class TorchFile(Checkpoint):
         """Loads the nest; the tensors of a zip file stay on disk until they are read."""
         self._path = str(path)
         file_size(path)
-        self._mapped = zipfile.is_zipfile(path)
+        self._mapped = starts_as_zip(path)
         if self._mapped:
             _check_archive(self._path)
         root = _load(self._path, self._mapped)
