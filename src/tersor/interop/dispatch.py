@@ -19,6 +19,7 @@ from tersor.interop.onnx import OnnxFile, write_onnx
 from tersor.interop.raw import file_size, open_input
 from tersor.interop.safetensors import HEADER_LIMIT, SafetensorsFile, write_safetensors
 from tersor.interop.torch_file import TorchFile, write_torch
+from tersor.interop.zipped import starts_as_zip
 
 SUPPORTED = (
     ".safetensors, torch files (.pt, .pth, .th, .bin, .ckpt), .npz, .onnx, .gguf, or a Hugging Face folder"
@@ -101,7 +102,7 @@ def _detect(path: str | os.PathLike[str]) -> str:
     suffix = Path(path).suffix.lower()
     if suffix == ".tsr":
         raise InputError(f"{path} is a compressed file of tersor already; use `tersor decompress` on it")
-    if zipfile.is_zipfile(path):
+    if starts_as_zip(path):
         return _detect_zip(path)
     if start[:4] == MAGIC:
         return "gguf"
@@ -118,7 +119,7 @@ def _detect_zip(path: str | os.PathLike[str]) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error) as error:
         raise InputError(f"{path}: a damaged zip archive ({error}); fetch it again") from error
     if any(name.endswith(".npy") for name in names) or (not names and Path(path).suffix.lower() == ".npz"):
         return "npz"

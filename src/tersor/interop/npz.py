@@ -8,6 +8,7 @@ import warnings
 import zipfile
 import zlib
 from os import PathLike
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ _SUFFIX = ".npy"
 _HEADER_LIMIT = 1 << 20
 _DEFLATE_RATIO = 1032  # the most that deflate can shrink, with bzip2 and lzma refused
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, struct.error)
 _COPY_ELEMENTS = 1 << 22
 
 _NUMPY_OF: dict[torch.dtype, np.dtype[Any]] = {
@@ -60,7 +62,7 @@ class NpzFile(Checkpoint):
         try:
             self._archive = zipfile.ZipFile(self._file)
             infos = [self._inspect(member) for member in self._archive.infolist() if not member.is_dir()]
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError) as error:
+        except _DAMAGE as error:
             self._file.close()
             raise InputError(f"{path}: a damaged .npz file ({error}); fetch or save it again") from error
         except BaseException:
@@ -105,7 +107,7 @@ class NpzFile(Checkpoint):
                 read_into(file, data, where)
                 if file.read(1):
                     raise InputError(f"{where}: more bytes than the archive declares; the file is damaged")
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except _DAMAGE as error:
             raise InputError(f"{where}: damaged ({error}); fetch or save the file again") from error
         if not dtype.isnative:
             data.numpy().view(dtype).byteswap(inplace=True)
@@ -170,7 +172,15 @@ def _read_header(file: IO[bytes], where: str) -> tuple[np.dtype[Any], tuple[int,
     prefix = struct.pack("<H" if start[6] == 1 else "<I", length)
     try:
         shape, fortran, dtype = parse(io.BytesIO(prefix + text), max_header_size=_HEADER_LIMIT)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        SyntaxError,
+        TokenError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         raise InputError(f"{where}: its header is damaged ({error})") from error
     if dtype.hasobject:
         raise UnsupportedTypeError(f"{where}: an object array holds pickled code; save it as numbers")

@@ -23,6 +23,8 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
 
     The view shares the tensor's memory where it is contiguous already.
     """
+    if tensor.numel() == 0:
+        return memoryview(b"")  # its strides may be anything, and torch refuses to view some as bytes
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
     return memoryview(plain.view(torch.uint8).numpy())  # type: ignore[arg-type]
 

@@ -192,7 +192,7 @@ def _parse_json(text: bytes, where: str) -> dict[str, Any]:
 
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
-        str(value).encode("utf-8")  # a lone surrogate cannot be written again
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate cannot be written again
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: the safetensors header is damaged ({error})") from error
     if not isinstance(value, dict):

@@ -21,9 +21,9 @@ from torch import Tensor
 from tersor.errors import InputError, TersorWarning, UnsafeFileError
 from tersor.interop.checkpoint import Checkpoint, CheckpointInfo, TensorInfo
 from tersor.interop.memory import detect_ties
-from tersor.interop.raw import byte_count, check_plain, copy_mapped, file_size, tensor_bytes
+from tersor.interop.raw import byte_count, check_plain, copy_mapped, file_size, open_input, tensor_bytes
 from tersor.interop.torch_structure import Leaf, flatten, unflatten
-from tersor.interop.zipped import open_member
+from tersor.interop.zipped import open_member, starts_as_zip
 
 STRUCTURE = "torch.structure"
 _ALIGNMENT = 64
@@ -60,8 +60,10 @@ class TorchFile(Checkpoint):
         """Loads the nest; the tensors of a zip file stay on disk until they are read."""
         self._path = str(path)
         file_size(path)
-        self._mapped = zipfile.is_zipfile(path)
-        if self._mapped:
+        is_archive = starts_as_zip(path)
+        # torch maps by name only, and takes any file of that name for one of the safetensors library.
+        self._mapped = is_archive and not self._path.endswith(".safetensors")
+        if is_archive:
             _check_archive(self._path)
         root = _load(self._path, self._mapped)
         self._tensors, structure = flatten(root, self._path)
@@ -207,7 +209,10 @@ def _check_archive(path: str) -> None:
 
 def _load(path: str, mapped: bool) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        if mapped:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with open_input(path) as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnsafeFileError(
             f"{path}: it asks for pickled code, or is damaged ({_reason(error)}); {_REMEDY}"

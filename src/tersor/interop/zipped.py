@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 from typing import IO
+
+from tersor.interop.raw import open_input
 
 _PADDING_ID = 0x4246  # the extra field that torch pads with
 _LOCAL_HEADER = 30
 _ZIP64_EXTRA = 20
 _ZIP64_LIMIT = (1 << 31) - 1
+
+
+def starts_as_zip(path: str | os.PathLike[str]) -> bool:
+    """Whether the file at `path` begins as a zip archive does, empty ones included."""
+    with open_input(path) as file:
+        return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def open_member(archive: zipfile.ZipFile, name: str, size: int, align: int = 1) -> IO[bytes]:
