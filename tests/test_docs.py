@@ -1,0 +1,50 @@
+"""The documentation does what it says: its commands and Python blocks are run as they stand."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with the model and the recipe that the pages speak of, and `tersor` on the path."""
+    torch.manual_seed(0)
+    names = {"encoder.0.weight": (64, 32), "encoder.0.bias": (64,), "head.weight": (10, 64), "head.bias": (10,)}
+    save_file({name: torch.randn(shape) for name, shape in names.items()}, tmp_path / "model.safetensors")
+    (tmp_path / "recipe.yaml").write_text(blocks("docs/guide.md", "yaml")[0])
+    command = tmp_path / "bin" / "tersor"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tersor "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", ["docs/guide.md", "README.md"])
+def test_console_blocks(folder, page):
+    commands = [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
+    commands = [command for command in commands if not command.startswith(("make", "git", "cd", "pip"))]
+    assert commands
+    done = subprocess.run(["sh", "-ec", "\n".join(commands)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", ["docs/guide.md", "README.md"])
+def test_python_blocks(folder, page):
+    code = "\n".join(blocks(page, "python"))
+    assert code
+    exec(compile(code, page, "exec"), {"__name__": "docs"})  # our own documentation, not a user's input
