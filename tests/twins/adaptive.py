@@ -1,4 +1,4 @@
-"""Context-adaptive binary arithmetic coding: the twin of csrc/binary_arithmetic.hpp, adaptive_model and adaptive.
+"""Context-adaptive binary arithmetic coding: the twin of csrc/binary_arithmetic, adaptive_model and adaptive.
 
 One class does both directions: an encoder is given the decisions, a decoder the bytes.
 """
