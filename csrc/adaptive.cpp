@@ -3,16 +3,17 @@
 #include <algorithm>
 #include <bit>
 #include <type_traits>
+#include <vector>
 
 #include "binary_arithmetic.hpp"
 
 namespace tersor {
 namespace {
 
-constexpr unsigned kMaxUnsignedBits = 8;
+constexpr unsigned kMaxUnsignedBits = 8;  // a model has a node for every prefix of an index
 
 // Levels of a quantized sum of magnitudes: two a power of two.
-constexpr std::size_t kLevels = 24;
+constexpr std::size_t kLevels = 32;
 
 std::size_t level(std::uint32_t sum) noexcept {
     if (sum < 2) return sum;
@@ -50,16 +51,33 @@ std::uint32_t magnitude(int value) noexcept {
     return static_cast<std::uint32_t>(value < 0 ? -value : value);
 }
 
-// The two contexts: along the row, and across rows and kernels.
+// The two contexts: the scale along the row, and that of the column.
 struct Contexts {
     std::size_t first;
     std::size_t second;
 };
 
-Contexts magnitude_contexts(const Neighbours& n) noexcept {
-    return {level(2 * magnitude(n.left) + magnitude(n.left2) + magnitude(n.previous)),
-            level(2 * magnitude(n.up) + magnitude(n.up_left) + magnitude(n.up_right))};
-}
+// Running means of magnitudes, in 2^-4: along the row (which goes on from the end of the row
+// above), and of every column of the matrix.
+class Scales {
+  public:
+    explicit Scales(std::size_t columns) : columns_(columns) {}
+
+    Contexts contexts(std::size_t column, const Neighbours& n) const noexcept {
+        return {level((row_ >> 1) + 4 * magnitude(n.left) + 2 * magnitude(n.left2)),
+                level((columns_[column] >> 1) + 4 * magnitude(n.up) + 4 * magnitude(n.previous))};
+    }
+
+    void update(std::size_t column, int value) noexcept {
+        const std::uint32_t now = magnitude(value) << 4;
+        row_ = row_ - (row_ >> 4) + (now >> 4);
+        columns_[column] = columns_[column] - (columns_[column] >> 3) + (now >> 3);
+    }
+
+  private:
+    std::uint32_t row_ = 0;
+    std::vector<std::uint32_t> columns_;
+};
 
 std::size_t sign_of(int value) noexcept { return value == 0 ? 0 : value > 0 ? 1 : 2; }
 
@@ -77,9 +95,9 @@ constexpr std::size_t kMixers = kWidth + 16;
 // Codes a signed symbol: `value` when encoding, any when decoding. Returns it; a decoded one may
 // leave the range of `bits` by being 2^(bits-1).
 template <typename Coder>
-int code_signed(Coder& coder, MixedModel& model, const Neighbours& n, unsigned bits, int value) {
+int code_signed(Coder& coder, MixedModel& model, const Contexts& c, const Neighbours& n,
+                unsigned bits, int value) {
     using namespace signed_node;
-    const Contexts c = magnitude_contexts(n);
     if (model.code(coder, {kZero, c.first, c.second, kZero}, value == 0)) return 0;
     const std::size_t sides = 3 * sign_of(n.left) + sign_of(n.previous);
     const std::size_t rows = 3 * sign_of(n.up) + sign_of(n.up_left);
@@ -103,9 +121,8 @@ int code_signed(Coder& coder, MixedModel& model, const Neighbours& n, unsigned b
 
 // Codes the index of an unsigned symbol.
 template <typename Coder>
-std::uint32_t code_unsigned(Coder& coder, MixedModel& model, const Neighbours& n, unsigned bits,
+std::uint32_t code_unsigned(Coder& coder, MixedModel& model, const Contexts& c, unsigned bits,
                             std::uint32_t index) {
-    const Contexts c = magnitude_contexts(n);
     std::uint32_t prefix = 1;
     for (unsigned bit = bits; bit-- > 0;) {
         const bool set = index >> bit & 1;
@@ -120,8 +137,8 @@ MixedModel& made(std::optional<MixedModel>& model, std::size_t nodes, std::size_
     return *model;
 }
 
-// Runs over all symbols; exchange(i, code) gives symbol i to `code` and takes what it returns.
-// Returns false if a decoded symbol leaves the range.
+// Runs over all symbols; store(i, symbol) is given what was coded, or decoded. False if a decoded
+// symbol leaves the range.
 template <typename T, typename Coder, typename Store>
 bool code_all(Coder& coder, std::span<T> symbols, SymbolKind kind, Neighbourhood near,
               std::size_t slot, CodingState& state, Store store) {
@@ -135,24 +152,29 @@ bool code_all(Coder& coder, std::span<T> symbols, SymbolKind kind, Neighbourhood
                             : made(state.unsigned_symbols[slot], std::size_t{1} << kMaxUnsignedBits,
                                    kLevels, kMaxUnsignedBits);
     using Signed = std::make_signed_t<Plain>;
+    Scales scales(near.row_length);
+    // What contexts see of a symbol: its value, or its distance from the middle, which is never 0,
+    // so that 0 means "no neighbour".
+    const auto sized = [&](Plain symbol) -> int {
+        if (is_signed) return static_cast<Signed>(symbol);
+        const int distance = static_cast<int>(symbol) - top - 1;
+        return distance >= 0 ? distance + 1 : distance;
+    };
     std::size_t column = 0;
     for (std::size_t i = 0; i < symbols.size(); ++i) {
+        const Neighbours n =
+            neighbours_at(i, column, near, [&](std::size_t j) { return sized(symbols[j]); });
         if (is_signed) {
-            const auto value = [&](std::size_t j) -> int {
-                return static_cast<Signed>(symbols[j]);
-            };
-            const Neighbours n = neighbours_at(i, column, near, value);
-            const int coded = code_signed(coder, model, n, kind.bits, value(i));
+            const int coded = code_signed(coder, model, scales.contexts(column, n), n, kind.bits,
+                                          sized(symbols[i]));
             if (coded > top || coded < -top - 1) return false;
             store(i, static_cast<Plain>(coded));
+            scales.update(column, coded);
         } else {
-            // Distances from the middle that are never 0, so that 0 means "no neighbour".
-            const auto value = [&](std::size_t j) -> int {
-                const int distance = static_cast<int>(symbols[j]) - top - 1;
-                return distance >= 0 ? distance + 1 : distance;
-            };
-            const Neighbours n = neighbours_at(i, column, near, value);
-            store(i, static_cast<Plain>(code_unsigned(coder, model, n, kind.bits, symbols[i])));
+            const auto coded = static_cast<Plain>(
+                code_unsigned(coder, model, scales.contexts(column, n), kind.bits, symbols[i]));
+            store(i, coded);
+            scales.update(column, sized(coded));
         }
         if (++column == near.row_length) column = 0;
     }

@@ -2,9 +2,10 @@
 //
 // A symbol becomes binary decisions. Signed symbols: is it zero; its sign; the bit width of its
 // magnitude, in unary; the magnitude's bits below the top one. Unsigned symbols: the bits of the
-// index from the top, each in the context of those above it. The contexts are the magnitudes
-// (unsigned: distances from the middle of the range) of neighbours in the matrix rows x (columns x
-// kernel). Masks: one decision, in the context of the neighbouring bits.
+// index from the top, each in the context of those above it. The contexts are scales: magnitudes
+// (unsigned: distances from the middle of the range) nearby and on running average, along the row
+// and in the column of the matrix rows x (columns x kernel). Masks: one decision, in the context of
+// the neighbouring bits.
 #pragma once
 
 #include <array>

@@ -38,7 +38,7 @@ def symbols_of(shape, dtype, bits, count, seed=0):
 
 
 def geometry_of(count, kernel=1):
-    """A matrix of `count` elements, as square as it can be with this kernel; one row if it does not divide."""
+    """A matrix of `count` elements, as square as this kernel lets it be; one row if it does not divide."""
     for rows in range(int(count**0.5), 1, -1):
         if count % (rows * kernel) == 0:
             return Geometry(rows, count // (rows * kernel), kernel)

@@ -3,13 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tests.coding.make import geometry_of
+from tests.twins import planes as twin
 
 from tersor._native import core
 from tersor.coding import CodingConfig, CorruptStreamError, Method, State, decode_array, encode_array
 from tersor.coding.arrays import _TRANSFORMS
 from tersor.layers import Geometry
-from tests.coding.make import geometry_of
-from tests.twins import planes as twin
 
 WORDS = (np.uint8, np.uint16, np.uint32, np.uint64)
 FAST = CodingConfig(profile="fast")

@@ -1,7 +1,9 @@
-"""Damaged blobs end in CorruptStreamError or in other values, never outside of the output, whatever they hold."""
+"""Damaged blobs end in CorruptStreamError or in other values, never outside of the output."""
 
 import numpy as np
 import pytest
+from tests.coding.make import damaged, geometry_of, guarded, limits, symbols_of
+from tests.coding.test_symbols import CODED, native_encode
 
 from tersor._native import core
 from tersor.coding import (
@@ -15,8 +17,6 @@ from tersor.coding import (
     encode_array,
     encode_mask,
 )
-from tests.coding.make import damaged, geometry_of, guarded, limits, symbols_of
-from tests.coding.test_symbols import CODED, native_encode
 
 ROUNDS = 120
 
@@ -62,9 +62,11 @@ def test_noise_as_symbols(coder, dtype, bits):
         for size in range(0, 60):
             blob = rng.bytes(size)
             out[:] = low
-            if not refused(
-                lambda data: decode_symbols(CODED[coder], data, out, geometry_of(count), bits, State()), blob
-            ):
+            try:
+                decode_symbols(CODED[coder], blob, out, geometry_of(count), bits, State())
+            except CorruptStreamError:
+                pass
+            else:
                 assert out.min() >= low and out.max() <= high
             check()
 

@@ -1,4 +1,5 @@
 import numpy as np
+from tests.coding.make import symbols_of
 
 from tersor.coding import (
     CodingConfig,
@@ -12,7 +13,6 @@ from tersor.coding import (
     encode_symbols,
 )
 from tersor.layers import Geometry
-from tests.coding.make import symbols_of
 
 ADAPTIVE = CodingConfig("adaptive")
 GEOMETRY = Geometry(20, 50)
@@ -30,7 +30,7 @@ def test_the_second_stream_profits_from_the_first():
 def test_decoding_in_the_same_order_reproduces_a_mixed_chunk():
     rng = np.random.default_rng(3)
     codes = [symbols_of("normal", dtype, 5, 1000, 4) for dtype in (np.int8, np.uint8, np.int16)]
-    mask = np.repeat(rng.integers(0, 2, 20, dtype=np.uint8), 50)
+    mask = np.tile(rng.integers(0, 2, 50, dtype=np.uint8), 20)
     words = rng.normal(0, 1, 1000).astype(np.float32).view(np.uint32)
     state = State()
     blobs = []

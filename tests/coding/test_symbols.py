@@ -2,6 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.coding.make import SHAPES, WIDTHS, geometry_of, limits, symbols_of
+from tests.twins import adaptive as adaptive_twin
+from tests.twins import huffman as huffman_twin
+from tests.twins import rans as rans_twin
+from tests.twins.adaptive import Model
 
 from tersor._native import core
 from tersor.coding import (
@@ -14,11 +19,6 @@ from tersor.coding import (
     entropy,
 )
 from tersor.layers import Geometry
-from tests.coding.make import SHAPES, WIDTHS, geometry_of, limits, symbols_of
-from tests.twins import adaptive as adaptive_twin
-from tests.twins import huffman as huffman_twin
-from tests.twins import rans as rans_twin
-from tests.twins.adaptive import Model
 
 CODED = {"rans": Method.RANS, "huffman": Method.HUFFMAN, "adaptive": Method.ADAPTIVE}
 ENCODE = {"rans": core.encode_rans, "huffman": core.encode_huffman}

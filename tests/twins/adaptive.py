@@ -1,4 +1,4 @@
-"""Context-adaptive binary arithmetic coding: the twin of csrc/binary_arithmetic.hpp, adaptive_model and adaptive.
+"""Context-adaptive binary arithmetic coding: the twin of csrc/binary_arithmetic, adaptive_model and adaptive.
 
 One class does both directions: an encoder is given the decisions, a decoder the bytes.
 """
@@ -126,7 +126,7 @@ def level(total):
     if total < 2:
         return total
     width = total.bit_length()
-    return min(2 * width - 2 + (total >> (width - 2) & 1), 23)
+    return min(2 * width - 2 + (total >> (width - 2) & 1), 31)
 
 
 def neighbours(values, i, geometry):
@@ -147,17 +147,31 @@ def neighbours(values, i, geometry):
     )
 
 
-def contexts(near):
-    a = [abs(x) for x in near]
-    return level(2 * a[0] + a[1] + a[2]), level(2 * a[3] + a[4] + a[5])
+class Scales:
+    """Running means of magnitudes in 2^-4: along the row, and of each column."""
+
+    def __init__(self, columns):
+        self.row = 0
+        self.columns = [0] * columns
+
+    def contexts(self, column, near):
+        left, left2, previous, up, _, _ = (abs(x) for x in near)
+        return (
+            level(self.row // 2 + 4 * left + 2 * left2),
+            level(self.columns[column] // 2 + 4 * up + 4 * previous),
+        )
+
+    def update(self, column, value):
+        now = 16 * abs(value)
+        self.row += now // 16 - self.row // 16
+        self.columns[column] += now // 8 - self.columns[column] // 8
 
 
 def _side(value):
     return 0 if value == 0 else 1 if value > 0 else 2
 
 
-def code_signed(coder, model, near, bits, value):
-    first, second = contexts(near)
+def code_signed(coder, model, near, first, second, bits, value):
     if model.code(coder, "zero", first, second, "zero", value == 0):
         return 0
     sides, rows = 3 * _side(near[0]) + _side(near[2]), 3 * _side(near[3]) + _side(near[4])
@@ -172,8 +186,7 @@ def code_signed(coder, model, near, bits, value):
     return -prefix if negative else prefix
 
 
-def code_unsigned(coder, model, near, bits, index):
-    first, second = contexts(near)
+def code_unsigned(coder, model, first, second, bits, index):
     prefix = 1
     for bit in reversed(range(bits)):
         prefix = 2 * prefix + model.code(coder, prefix, first, second, bit, index >> bit & 1)
@@ -184,15 +197,19 @@ def _run(coder, symbols, geometry, bits, signed, model):
     """Codes `symbols` in place; `model` learns."""
     middle = 1 << (bits - 1)
     near = []  # what the contexts see of the symbols so far
+    scales = Scales(geometry.row_length)
     for i in range(len(symbols)):
+        column = i % geometry.row_length
         around = neighbours(near, i, geometry)
+        first, second = scales.contexts(column, around)
         if signed:
-            symbols[i] = code_signed(coder, model, around, bits, symbols[i])
+            symbols[i] = code_signed(coder, model, around, first, second, bits, symbols[i])
             near.append(symbols[i])
         else:
-            symbols[i] = code_unsigned(coder, model, around, bits, symbols[i])
+            symbols[i] = code_unsigned(coder, model, first, second, bits, symbols[i])
             distance = symbols[i] - middle
             near.append(distance + 1 if distance >= 0 else distance)
+        scales.update(column, near[-1])
 
 
 def encode(symbols, geometry, bits, signed, model):

@@ -78,10 +78,8 @@ def get_widths(reader, count, guess, after=lambda i, width: None):
     previous = guess
     while len(widths) < count:
         code = reader.get_exp_golomb()
-        if previous == 0:
-            width = code + 1
-        else:
-            width = previous + (code // 2 if code % 2 == 0 else -(code + 1) // 2)
+        delta = code // 2 if code % 2 == 0 else -(code + 1) // 2
+        width = code + 1 if previous == 0 else previous + delta
         previous = width
         if width > 0:
             widths.append(width)

@@ -1,7 +1,7 @@
 """Numbers to bytes and back: symbols (small integers), masks, and arrays of any dtype.
 
-Read methods.py (what a blob can be), then symbols.py, masks.py and arrays.py. Encoders give `(Method, bytes)`;
-decoders fill the caller's buffer and raise `CorruptStreamError` on any damaged blob.
+Read methods.py (what a blob can be), then symbols.py, masks.py and arrays.py. Encoders give
+`(Method, bytes)`; decoders fill the caller's buffer and raise `CorruptStreamError` on any damaged blob.
 """
 
 from tersor.coding.arrays import decode_array, encode_array

@@ -1,7 +1,7 @@
 """Arrays of any dtype to bytes and back, exact to the bit, through byte planes.
 
-A PLANES blob: a byte that names the `_Layout` (the words as they are, or a narrower float that all of them fit),
-then for each plane, the most significant byte of the transformed words first, a tag and
+A PLANES blob: a byte that names the `_Layout` (the words as they are, or a narrower float that all of them
+fit), then for each plane, the most significant byte of the transformed words first, a tag and
     CONSTANT: the one byte that fills the plane;
     RAW:      the plane's bytes;
     other:    the length of the plane's blob (LEB128) and the blob, of the `Method` of that number.
@@ -49,8 +49,8 @@ def encode_array(
     """Codes the bit patterns `words` of an array.
 
     words: (N,), C-contiguous uint8, uint16, uint32 or uint64; for kind "bool" uint8 0 and 1.
-    kind: what the bits mean: "float" (sign on top, exponent below it), "signed" (two's complement), "unsigned",
-          "bool". It steers the model; any bits are kept exactly.
+    kind: what the bits mean: "float" (sign on top, exponent below it), "signed" (two's complement),
+          "unsigned", "bool". It steers the model; any bits are kept exactly.
 
     Raises ValueError if the arguments contradict each other.
     """
@@ -63,7 +63,10 @@ def encode_array(
 
 
 def decode_array(method: Method, blob: Blob, out: Words, kind: str, geometry: Geometry, state: State) -> None:
-    """Fills `out` (as `words` of `encode_array`) from exactly all bytes of `blob`; raises CorruptStreamError."""
+    """Fills `out` (as `words` of `encode_array`) from exactly all bytes of `blob`.
+
+    Raises CorruptStreamError if the blob is damaged.
+    """
     _check(out, kind, geometry)
     if method == Method.RAW:
         _decode_raw(blob, out, kind)
@@ -168,12 +171,13 @@ def _decode_plane(
 
 
 def _narrowed(words: Words) -> tuple[_Layout, Words]:
-    """float32 words as bfloat16 or float16 if all of them fit exactly (no NaN for float16), else as they are."""
+    """float32 words as bfloat16 or float16 if all of them fit exactly (no NaN for float16)."""
     if words.dtype != np.uint32:
         return _Layout.SAME, words
+    singles = words.view(np.uint32)
     for layout, narrow in ((_Layout.BFLOAT16, _as_bfloat16), (_Layout.FLOAT16, _as_float16)):
         # A sample of the words first: most arrays fail there.
-        if narrow(words[:256]) is not None and (result := narrow(words)) is not None:
+        if narrow(singles[:256]) is not None and (result := narrow(singles)) is not None:
             return layout, result
     return _Layout.SAME, words
 
@@ -183,7 +187,7 @@ def _as_bfloat16(words: NDArray[np.uint32]) -> NDArray[np.uint16] | None:
 
 
 def _as_float16(words: NDArray[np.uint32]) -> NDArray[np.uint16] | None:
-    if np.any(words & 0x1FFF):  # 13 of the 23 mantissa bits must be free; subnormals need more
+    if np.any(words & 0x1FFF):  # float16 has 13 mantissa bits fewer
         return None
     values = words.view(np.float32)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):

@@ -38,8 +38,8 @@ class Method(IntEnum):
 class CodingConfig:
     """What the encoder tries. Decoders need none of it.
 
-    coder: "auto" keeps the smallest of all that the profile allows; another name of CODERS is used wherever it
-           applies (content that a coder cannot shrink may still be stored raw).
+    coder: "auto" keeps the smallest of all that the profile allows; another name of CODERS is used wherever
+           it applies (content that a coder cannot shrink is stored raw).
     profile: "small" tries everything; "fast" leaves the adaptive coder out, whose decoder is slow.
     """
 

@@ -46,21 +46,28 @@ def encode_in_slot(
     _check(symbols, geometry, bits)
     if symbols.size == 0:
         return Method.RAW, b""
-    best = Method.RAW, core.encode_packed(symbols, bits)
-    for coder, method, encode in (
-        ("rans", Method.RANS, core.encode_rans),
-        ("huffman", Method.HUFFMAN, core.encode_huffman),
-    ):
-        # Huffman codes beat rANS by their smaller tables only, which do not count in long streams.
-        if config.coder == coder or (config.coder == "auto" and (coder == "rans" or symbols.size <= _FEW)):
-            best = min(best, (method, encode(symbols, bits)), key=_size)
+    method, best = Method.RAW, b""
+    smallest = -(-symbols.size * bits // 8)  # bytes of RAW, which is packed only if nothing beats it
+    for candidate, encode in ((Method.RANS, core.encode_rans), (Method.HUFFMAN, core.encode_huffman)):
+        if not _is_tried(candidate, symbols.size, config):
+            continue
+        blob = encode(symbols, bits)
+        if len(blob) < smallest:
+            method, best, smallest = candidate, blob, len(blob)
     if config.tries_adaptive:
         trial = state.copy()
         blob = core.encode_adaptive(symbols, bits, geometry.row_length, geometry.kernel, slot, trial.native)
-        if len(blob) < len(best[1]):
+        if len(blob) < smallest:
             state.become(trial)
-            best = Method.ADAPTIVE, blob
-    return best
+            return Method.ADAPTIVE, blob
+    return method, core.encode_packed(symbols, bits) if method == Method.RAW else best
+
+
+def _is_tried(method: Method, count: int, config: CodingConfig) -> bool:
+    if config.coder != "auto":
+        return config.coder == method.name.lower()
+    # Huffman codes beat rANS by their smaller tables only, which do not count in long streams.
+    return method == Method.RANS or count <= _FEW
 
 
 def decode_symbols(
@@ -107,10 +114,6 @@ def entropy(symbols: Symbols) -> float:
         return 0.0
     fixed, _ = core.measure_symbols(np.ascontiguousarray(symbols), 8 * symbols.itemsize)
     return fixed / 65536 / symbols.size
-
-
-def _size(candidate: tuple[Method, bytes]) -> int:
-    return len(candidate[1])
 
 
 def as_bytes(blob: Blob) -> NDArray[np.uint8]:
