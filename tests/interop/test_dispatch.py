@@ -23,7 +23,12 @@ COMMON = [dtype for dtype in SAFETENSORS_DTYPES if dtype in NUMPY_DTYPES]
     [
         *((f"a/b{suffix}", "torch") for suffix in (".pt", ".pth", ".th", ".bin", ".ckpt", ".PT")),
         *((f"m.{name}", name) for name in ("safetensors", "npz", "onnx", "gguf")),
-        *(("folder", "huggingface"), ("folder.v1/", "huggingface"), (Path("a/folder"), "huggingface")),
+        *(
+            ("folder", "huggingface"),
+            ("folder.v1/", "huggingface"),
+            (Path("a/folder"), "huggingface"),
+            ("SmolLM2-1.7B/", "huggingface"),
+        ),
     ],
 )
 def test_format_of(path, expected):
@@ -153,4 +158,4 @@ def test_memory_stays_near_the_largest_tensor(tmp_path, source, target):
     environment = {**os.environ, "PYTHONPATH": str(Path(tersor.__file__).parents[1])}
     command = [sys.executable, "-c", MEASURE, str(path), str(tmp_path / NAMES[target])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 40 << 10  # KiB; the tensors take 96 MiB together, 8 each
+    assert int(done.stdout) < 24 << 10  # KiB; the tensors take 96 MiB together, 8 each

@@ -25,7 +25,7 @@ QUANTIZED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
 
 
 def write(path, plain=(), quantized=(), file_type=None, alignment=None):
-    """A GGUF file as the reference library writes it. plain: name -> tensor; quantized: name -> (array, type)."""
+    """A GGUF file of the reference library. plain: name -> tensor; quantized: name -> (array, type)."""
     writer = gguf.GGUFWriter(path, "llama")
     if alignment is not None:
         writer.add_custom_alignment(alignment)
@@ -111,7 +111,7 @@ def test_only_gguf_sources_are_written(tmp_path):
 def test_dtype_that_the_format_lacks(tmp_path):
     with open_checkpoint(write(tmp_path / "a.gguf", {"w": torch.ones(2)})) as checkpoint:
         attachments = checkpoint.info.attachments
-    with pytest.raises(UnsupportedTypeError, match="'w'.*bool"):
+    with pytest.raises(UnsupportedTypeError, match=r"'w'.*bool"):
         write_checkpoint(
             StateDict({"w": torch.ones(2, dtype=torch.bool)}, attachments, "gguf"), tmp_path / "b.gguf"
         )

@@ -153,7 +153,7 @@ def test_flipped_bits_are_found_by_the_checksum(tmp_path):
     damaged = bytearray(path.read_bytes())
     damaged[1000] ^= 1
     path.write_bytes(damaged)
-    with open_checkpoint(path) as checkpoint, pytest.raises(InputError, match="array 'a'.*damaged"):
+    with open_checkpoint(path) as checkpoint, pytest.raises(InputError, match=r"array 'a'.*damaged"):
         checkpoint.read("a")
 
 

@@ -35,7 +35,7 @@ def test_contiguous_tensors_are_not_copied():
 
 
 def test_file_that_ends_early():
-    with pytest.raises(InputError, match="tensor 'a'.*after 3 of 8 bytes"):
+    with pytest.raises(InputError, match=r"tensor 'a'.*after 3 of 8 bytes"):
         read_tensor(io.BytesIO(b"abc"), 0, torch.float64, (), "tensor 'a'")
 
 

@@ -46,7 +46,8 @@ def test_file_of_the_reference_library_comes_back_byte_for_byte(tmp_path, metada
 
 
 def test_foreign_header_comes_back_byte_for_byte(tmp_path):
-    header = b'{ "b":{"shape":[1],"dtype":"U8","data_offsets":[4,5]},\n "a":{"dtype":"I32","shape":[],"data_offsets":[0,4]}}   '
+    header = b'{ "b":{"shape":[1],"dtype":"U8","data_offsets":[4,5]},\n '
+    header += b'"a":{"dtype":"I32","shape":[],"data_offsets":[0,4]}}   '
     raw_file(tmp_path / "a.safetensors", header, b"\1\0\0\0\7")
     with open_checkpoint(tmp_path / "a.safetensors") as checkpoint:
         assert [t.name for t in checkpoint.info.tensors] == ["a", "b"]

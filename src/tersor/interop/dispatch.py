@@ -69,7 +69,10 @@ def format_of(path: str | os.PathLike[str]) -> str:
         return "huggingface"
     if suffix in _FORMATS:
         return _FORMATS[suffix]
-    raise UsageError(f"{path}: cannot tell the format from {suffix!r}; name the output as one of {SUPPORTED}")
+    raise UsageError(
+        f"{path}: cannot tell the format from {suffix!r}; "
+        f"name the output as one of {SUPPORTED}; end a folder's name with '/'"
+    )
 
 
 def write_checkpoint(

@@ -19,7 +19,15 @@ from torch import Tensor
 from tersor.errors import InputError, TersorWarning, UnsupportedTypeError, UsageError
 from tersor.interop.checkpoint import Checkpoint, CheckpointInfo, TensorInfo
 from tersor.interop.extras import require
-from tersor.interop.raw import file_size, open_input, read_into, read_tensor, tensor_bytes
+from tersor.interop.raw import (
+    file_size,
+    new_bytes,
+    open_input,
+    read_into,
+    read_tensor,
+    tensor_bytes,
+    tensor_of_bytes,
+)
 
 HEADER = "gguf.header"
 MAGIC = b"GGUF"
@@ -139,14 +147,14 @@ class GgufFile(Checkpoint):
         where = f"{self._path}: tensor {name!r}"
         if info.note is None:
             return read_tensor(self._file, place.begin, info.dtype, info.shape, where)
-        values = torch.empty(info.shape, dtype=torch.float32)
+        values = tensor_of_bytes(new_bytes(info.nbytes), info.dtype, info.shape)
         block, block_bytes = self._gguf.GGML_QUANT_SIZES[place.type]
         flat = values.reshape(-1).numpy()
         step = max(_CHUNK_ELEMENTS // block, 1)
         self._file.seek(place.begin)
         for first in range(0, flat.size // block, step):
             blocks = min(step, flat.size // block - first)
-            data = torch.empty(blocks * block_bytes, dtype=torch.uint8)
+            data = new_bytes(blocks * block_bytes)
             read_into(self._file, data, where)
             part = self._gguf.quants.dequantize(data.numpy()[None], place.type)
             flat[first * block : (first + blocks) * block] = part.reshape(-1)

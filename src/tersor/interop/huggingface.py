@@ -121,8 +121,8 @@ def write_huggingface(checkpoint: Checkpoint, folder: Path) -> None:
     """Writes `checkpoint` into the empty `folder`.
 
     A Hugging Face source gives back its files. Any other becomes model.safetensors alone: the
-    configuration that belongs to it is not known. InputError if an attachment's path leaves the folder or names
-    a weight file.
+    configuration that belongs to it is not known. InputError if an attachment's path leaves the folder or
+    names a weight file.
     """
     files = {
         name[len(FILE) :]: data for name, data in checkpoint.info.attachments.items() if name.startswith(FILE)

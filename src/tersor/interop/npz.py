@@ -21,6 +21,7 @@ from tersor.interop.raw import (
     byte_count,
     file_size,
     known_dtypes,
+    new_bytes,
     open_input,
     read_into,
     tensor_bytes,
@@ -103,7 +104,7 @@ class NpzFile(Checkpoint):
             with self._archive.open(member) as file:
                 dtype, shape, fortran, _ = _read_header(file, where)
                 native = dtype.newbyteorder("=")
-                data = torch.empty(byte_count(shape, _TORCH_OF[native]), dtype=torch.uint8)
+                data = new_bytes(byte_count(shape, _TORCH_OF[native]))
                 read_into(file, data, where)
                 if file.read(1):
                     raise InputError(f"{where}: more bytes than the archive declares; the file is damaged")
@@ -142,9 +143,13 @@ def write_npz(checkpoint: Checkpoint, file: IO[bytes]) -> None:
             size = len(header) + byte_count(info.shape, dtype)
             with open_member(archive, info.name + _SUFFIX, size) as member:
                 member.write(header)
-                values = checkpoint.read(info.name).reshape(-1)
-                for begin in range(0, values.numel(), _COPY_ELEMENTS):
-                    member.write(tensor_bytes(values[begin : begin + _COPY_ELEMENTS].to(dtype)))
+                _write_values(checkpoint.read(info.name).reshape(-1), dtype, member)
+
+
+def _write_values(values: Tensor, dtype: torch.dtype, member: IO[bytes]) -> None:
+    """Writes the vector `values` as `dtype`, converted piece by piece."""
+    for begin in range(0, values.numel(), _COPY_ELEMENTS):
+        member.write(tensor_bytes(values[begin : begin + _COPY_ELEMENTS].to(dtype)))
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:

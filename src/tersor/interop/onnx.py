@@ -26,6 +26,7 @@ from tersor.interop.raw import (
     byte_count,
     file_size,
     known_dtypes,
+    new_bytes,
     open_input,
     read_tensor,
     tensor_bytes,
@@ -162,7 +163,7 @@ class OnnxFile(Checkpoint):
         else:
             _, field, bits = _TYPES[proto.data_type]
             raw = np.array(getattr(proto, field)).astype(bits).view(np.uint8)
-        data = torch.empty(byte_count(info.shape, info.dtype), dtype=torch.uint8)
+        data = new_bytes(info.nbytes)
         data.numpy()[:] = raw
         return tensor_of_bytes(data, info.dtype, info.shape)
 

@@ -14,8 +14,22 @@ from torch import Tensor
 
 from tersor.errors import InputError, UnsupportedTypeError
 
-_COPY_BYTES = 16 << 20
+_COPY_BYTES = 4 << 20  # of one piece: what is resident twice while it is copied
+_MAP_BYTES = 1 << 20  # vectors from this size on are maps
 _MADV_DONTNEED = 4
+
+
+def new_bytes(count: int) -> Tensor:
+    """A uint8 vector of `count` bytes of any content, whose memory returns to the system when it is dropped.
+
+    The C library keeps freed blocks of many megabytes for later, and they do not fit the next tensor: large
+    vectors get a map of their own.
+    """
+    if count < _MAP_BYTES or sys.platform == "win32":
+        return torch.empty(count, dtype=torch.uint8)
+    return torch.frombuffer(
+        mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8
+    )
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
@@ -39,7 +53,7 @@ def read_tensor(file: IO[bytes], offset: int, dtype: torch.dtype, shape: Sequenc
 
     InputError naming `where` if the file ends early or cannot be read.
     """
-    data = torch.empty(byte_count(shape, dtype), dtype=torch.uint8)
+    data = new_bytes(byte_count(shape, dtype))
     try:
         file.seek(offset)
     except OSError as error:
@@ -54,7 +68,7 @@ def read_into(file: IO[bytes], data: Tensor, where: str) -> None:
     done = 0
     while done < len(view):
         try:
-            count = file.readinto(view[done:])  # type: ignore[attr-defined]
+            count = file.readinto(view[done : done + _COPY_BYTES])  # type: ignore[attr-defined]
         except OSError as error:
             raise InputError(f"{where}: cannot be read ({error.strerror})") from error
         if not count:
@@ -77,12 +91,12 @@ def copy_mapped(tensor: Tensor) -> Tensor:
 
     Copying in pieces keeps resident memory near one copy instead of two.
     """
+    copy = tensor_of_bytes(new_bytes(byte_count(tensor.shape, tensor.dtype)), tensor.dtype, tensor.shape)
     if not tensor.is_contiguous():
-        copy = tensor.clone(memory_format=torch.contiguous_format)
+        copy.copy_(tensor)
         storage = tensor.untyped_storage()
         _release(storage.data_ptr(), storage.nbytes())
         return copy
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype)
     source, target = tensor.reshape(-1), copy.reshape(-1)
     step = _COPY_BYTES // tensor.dtype.itemsize
     for begin in range(0, source.numel(), step):
