@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tersor.errors import MismatchError, UsageError
 from tersor.matrices import blocks, float_matrix, mask_matrix
-from tersor.quantization.config import NonFiniteError, RepresentationConfig, owned_mask, round_significant
+from tersor.quantization.config import RepresentationConfig, owned_mask, round_significant
 from tersor.tensors import Codebook
 
 ROUNDING_COST = 0.001
@@ -150,7 +150,7 @@ def _importance(weights: Tensor | None, weight: Tensor) -> NDArray[np.float32] |
         raise MismatchError(f"weights must have the shape {tuple(weight.shape)}, got {tuple(weights.shape)}")
     importance = float_matrix(weights)
     if importance.size and float(importance.min()) < 0:
-        raise NonFiniteError("weights of the clustering must be 0 or more; some are negative")
+        raise UsageError("palettize: weights (the importance of each weight) must be 0 or more; some are negative")
     return importance
 
 
