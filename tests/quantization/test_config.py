@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tersor.errors import MismatchError, UnsupportedTypeError
 from tersor.quantization import Binarize, Cast, FixedPoint, Lossless, NonFiniteError, Quantize, Ternarize
-from tersor.quantization.config import round_significant
+from tersor.quantization.config import round_means, round_significant
 from tersor.tensors import Binary, Codebook, Dense, Ternary, Uniform
 from tests.quantization.weights import draw_weight, masked_weights
 from tests.strategies import same_bits
@@ -47,7 +47,9 @@ def fields(tensor):
 
 def identical(a, b):
     pairs = zip(fields(a), fields(b), strict=True)
-    return all((x is None and y is None) or same_bits(x, y) for x, y in pairs)
+    return all(
+        (x is None and y is None) or (x.shape == y.shape and (x.numel() == 0 or same_bits(x, y))) for x, y in pairs
+    )
 
 
 @pytest.mark.parametrize("config", ALL, ids=repr)
@@ -148,3 +150,17 @@ def test_eight_significant_bits_are_bfloat16():
     values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
     expected = torch.from_numpy(values).to(torch.bfloat16).to(torch.float32).numpy()
     assert np.array_equal(round_significant(values, 8), expected)
+
+
+@pytest.mark.parametrize(("error", "precision"), [(1e3, 8), (1e-2, 16), (0.0, 24)])
+def test_means_are_rounded_as_far_as_the_error_allows(error, precision):
+    means = np.array([0.1, 0.30000001, 1.7], np.float32)
+    rounded = round_means(means, np.array([10.0, 20.0, 10.0]), error)
+    assert np.array_equal(rounded, round_significant(means, precision))
+    added = float(np.sum([10.0, 20.0, 10.0] * (rounded.astype(np.float64) - means) ** 2))
+    assert added <= 0.001 * error
+
+
+def test_rounded_means_stay_distinct():
+    means = np.array([1.0, 1.001, 2.0], np.float32)
+    assert np.unique(round_means(means, np.ones(3), 1e9)).size == 3

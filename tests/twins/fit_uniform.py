@@ -100,9 +100,7 @@ class Search:
                 first = False
                 step *= ratio
             lowest = min(levels.error for levels in best)
-            more = any(
-                new.error - (0.5 * new.step) * (0.5 * new.step) * self.values.size <= lowest for new in last
-            )
+            more = any(new.error - (0.5 * new.step) * (0.5 * new.step) * self.values.size <= lowest for new in last)
         return best
 
     def refined(self, best):

@@ -47,8 +47,7 @@ class Quantize(RepresentationConfig):
             self.check_integer("group_size", 1, 2**31 - 1)
         elif self.group_size is not None:
             raise UsageError(
-                f"{self.name}: group_size={self.group_size!r} needs granularity='group', "
-                f"got {self.granularity!r}"
+                f"{self.name}: group_size={self.group_size!r} needs granularity='group', got {self.granularity!r}"
             )
 
     def fit(self, weight: Tensor, mask: Tensor | None = None) -> Uniform:
