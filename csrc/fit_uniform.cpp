@@ -125,6 +125,7 @@ void sweep(const Group& group, const Spec& spec, double top, Levels* best) {
     const bool tiny = group.count < kTinyGroup;
     const double ratio = spec.step_bits == 1 ? 0.5 : tiny ? kTinySweepRatio : kSweepRatio;
     double step = tiny && spec.step_bits > 1 ? top * kTinyTop : top;
+    if (spec.step_bits == 1) step = rounded_step(step, group, spec, true);
     bool first = true;
     for (bool more = true; more;) {
         Levels batch[kSweepBatch * kMaxStarts];

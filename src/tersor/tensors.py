@@ -46,14 +46,15 @@ class CompressedTensor:
             )
 
     def dequantize(self) -> Tensor:
-        """The tensor, of `shape` and `dtype`, contiguous, on the CPU; values beyond the dtype's range saturate.
+        """The tensor, of `shape` and `dtype`, contiguous, on the CPU.
 
-        Takes little memory beside the result: it is computed in blocks of about a million weights.
+        Values beyond the range of the dtype saturate. Takes little memory beside the result: it is computed
+        in blocks of about a million weights.
         """
         rows, length = matrix_shape(self.shape)
         result = torch.empty((rows, length), dtype=self.dtype)
         mask = None if self.mask is None else self.mask.reshape(rows, length)
-        largest = torch.finfo(self.dtype).max
+        largest = min(torch.finfo(self.dtype).max, torch.finfo(torch.float32).max)
         for row, column in _blocks(rows, length):
             values = self._values(row, column).clamp_(-largest, largest)
             if mask is not None:
@@ -62,7 +63,7 @@ class CompressedTensor:
         return result.reshape(self.shape)
 
     def _values(self, row: slice, column: slice) -> Tensor:
-        """Values float32 of a block of the (O, N) matrix, a new tensor; masked positions may hold anything."""
+        """Values of a block of the (O, N) matrix: a new float32 tensor, anything at masked positions."""
         raise NotImplementedError  # every subclass in this file defines it, or `dequantize`
 
     @property
@@ -73,7 +74,7 @@ class CompressedTensor:
 
 @dataclass(frozen=True)
 class Dense(CompressedTensor):
-    """The values themselves: exact if `values.dtype == dtype`, else a low-precision float (fp16, bf16, fp8)."""
+    """The values themselves: exact if `values.dtype == dtype`, else low-precision floats (fp16, bf16, fp8)."""
 
     kind: ClassVar[str] = "dense"
 
@@ -123,7 +124,7 @@ class Uniform(CompressedTensor):
         return q.mul_(self._of_each_weight(self.scale, row, column))
 
     def _of_each_weight(self, steps: Tensor, row: slice, column: slice) -> Tensor:
-        """The entries of `scale` or `zero` that a block's weights use, in a shape that broadcasts to the block."""
+        """The entries of `scale` or `zero` for the weights of a block, in a shape that broadcasts to it."""
         if self.group_size == 0:
             return steps
         if steps.shape[1] == 1:

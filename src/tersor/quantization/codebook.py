@@ -16,11 +16,8 @@ from torch import Tensor
 
 from tersor.errors import MismatchError, UsageError
 from tersor.matrices import blocks, float_matrix, mask_matrix
-from tersor.quantization.config import NonFiniteError, RepresentationConfig, owned_mask, round_significant
+from tersor.quantization.config import RepresentationConfig, owned_mask, round_means
 from tersor.tensors import Codebook
-
-ROUNDING_COST = 0.001
-"""Share of the squared error that the rounding of centroids may add."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +75,7 @@ class Palettize(RepresentationConfig):
             torch.from_numpy(_stacked(tables)),
         )
 
-    def fit_shared(
-        self, weights: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None
-    ) -> list[Codebook]:
+    def fit_shared(self, weights: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None) -> list[Codebook]:
         """One codebook for several tensors, clustered together; all results hold the same `codebook` object.
 
         Raises UsageError unless runs is 1 and there is a mask (or None) for each weight, and as `fit`.
@@ -91,9 +86,7 @@ class Palettize(RepresentationConfig):
         if len(every_mask) != len(weights):
             raise UsageError(f"{self.name}: {len(weights)} weights need as many masks, got {len(every_mask)}")
         keeps = [mask_matrix(mask, weight) for weight, mask in zip(weights, every_mask, strict=True)]
-        parts = [
-            _kept_values(float_matrix(weight), kept) for weight, kept in zip(weights, keeps, strict=True)
-        ]
+        parts = [_kept_values(float_matrix(weight), kept) for weight, kept in zip(weights, keeps, strict=True)]
         if not parts:
             return []
         centroids, joint_codes = self._cluster(np.concatenate(parts), None)
@@ -104,9 +97,7 @@ class Palettize(RepresentationConfig):
             codes = np.zeros(float_matrix(weight).shape, np.uint8)
             _scatter(joint_codes[ends[i] - parts[i].size : ends[i]], keeps[i], codes)
             tensor = torch.from_numpy(codes).reshape(weight.shape)
-            results.append(
-                Codebook(weight.shape, weight.dtype, owned_mask(every_mask[i]), self.bits, tensor, table)
-            )
+            results.append(Codebook(weight.shape, weight.dtype, owned_mask(every_mask[i]), self.bits, tensor, table))
         return results
 
     def _cluster(
@@ -118,29 +109,19 @@ class Palettize(RepresentationConfig):
         from tersor.quantization.kmeans import kmeans
 
         result = kmeans(values, 2**self.bits, weights=importance, init=self.init)
-        return rounded_centroids(importance, result.centroids, result.codes, result.sse), result.codes
+        mass = _cluster_mass(importance, result.codes, result.centroids.size)
+        return round_means(result.centroids, mass, result.sse), result.codes
 
 
-def rounded_centroids(
-    importance: NDArray[np.float32] | None,
-    centroids: NDArray[np.float32],
-    codes: NDArray[np.uint8],
-    sse: float,
-) -> NDArray[np.float32]:
-    """`centroids` with the fewest significant bits of 8, 16, 24 that add at most ROUNDING_COST to the error.
-
-    A centroid is the mean of its cluster, so moving it by d adds d^2 times the cluster's weight.
-    """
-    mass = np.zeros(centroids.size)
+def _cluster_mass(
+    importance: NDArray[np.float32] | None, codes: NDArray[np.uint8], centroids: int
+) -> NDArray[np.float64]:
+    """Total weight of each cluster (K,)."""
+    mass = np.zeros(centroids)
     for block in blocks(codes.size):
         part = None if importance is None else importance[block]
-        mass += np.bincount(codes[block], weights=part, minlength=centroids.size)
-    for bits in (8, 16):
-        rounded = round_significant(centroids, bits)
-        shift = rounded.astype(np.float64) - centroids
-        if np.sum(mass * shift * shift) <= ROUNDING_COST * sse and bool(np.all(np.diff(rounded) > 0)):
-            return rounded
-    return centroids
+        mass += np.bincount(codes[block], weights=part, minlength=centroids)
+    return mass
 
 
 def _importance(weights: Tensor | None, weight: Tensor) -> NDArray[np.float32] | None:
@@ -150,7 +131,7 @@ def _importance(weights: Tensor | None, weight: Tensor) -> NDArray[np.float32] |
         raise MismatchError(f"weights must have the shape {tuple(weight.shape)}, got {tuple(weights.shape)}")
     importance = float_matrix(weights)
     if importance.size and float(importance.min()) < 0:
-        raise NonFiniteError("weights of the clustering must be 0 or more; some are negative")
+        raise UsageError("palettize: weights (the importance of each weight) must be 0 or more; some are negative")
     return importance
 
 

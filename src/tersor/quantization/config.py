@@ -16,7 +16,11 @@ from tersor.matrices import NonFiniteError
 from tersor.options import Options
 from tersor.tensors import CompressedTensor
 
-__all__ = ["NonFiniteError", "RepresentationConfig", "owned_mask", "round_significant"]
+__all__ = ["NonFiniteError", "RepresentationConfig", "owned_mask", "round_means", "round_significant"]
+
+
+ROUNDING_COST = 0.001
+"""Share of the squared error that the rounding of scales and centroids may add."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,21 @@ class RepresentationConfig(Options):
 def owned_mask(mask: Tensor | None) -> Tensor | None:
     """The mask as a `CompressedTensor` owns it: a contiguous copy on the CPU that nobody else changes."""
     return None if mask is None else mask.detach().to("cpu", copy=True).contiguous()
+
+
+def round_means(means: NDArray[np.float32], mass: NDArray[np.float64], error: float) -> NDArray[np.float32]:
+    """`means` with the fewest significant bits of 8, 16 and 24 that add at most ROUNDING_COST to the error.
+
+    Each entry is the mean of values of total weight `mass` (same shape) that it stands for, so that moving it by d
+    adds d^2 times that weight to `error`, the sum of their squared errors. Distinct entries stay distinct.
+    """
+    distinct = np.unique(means).size
+    for bits in (8, 16):
+        rounded = round_significant(means, bits)
+        shift = rounded.astype(np.float64) - means
+        if np.sum(mass * shift * shift) <= ROUNDING_COST * error and np.unique(rounded).size == distinct:
+            return rounded
+    return means
 
 
 def round_significant(values: NDArray[np.float32], bits: int) -> NDArray[np.float32]:

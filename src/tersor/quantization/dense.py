@@ -25,7 +25,7 @@ class Lossless(RepresentationConfig):
 
 
 def masked_copy(weight: Tensor, mask: Tensor | None) -> Tensor:
-    """A contiguous CPU copy of `weight`, zero where `mask` is False. MismatchError if the mask does not fit."""
+    """A contiguous CPU copy of `weight`, zero where `mask` is False. MismatchError if they do not fit."""
     mask_matrix(mask, weight)
     values = weight.detach().to("cpu", copy=True).contiguous()
     if mask is not None and values.numel():

@@ -6,7 +6,7 @@ Legend: O output channels (rows), N weights a row, S_k sum of the k largest magn
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tersor.matrices import blocks, float_matrix, mask_matrix
-from tersor.quantization.binary import mean_magnitude
-from tersor.quantization.config import RepresentationConfig, owned_mask, round_significant
+from tersor.quantization.binary import magnitude_moments
+from tersor.quantization.config import RepresentationConfig, owned_mask, round_means
 from tersor.tensors import Ternary
 
 TWN_FACTOR = 0.7
@@ -43,8 +43,8 @@ class Ternarize(RepresentationConfig):
     def fit(self, weight: Tensor, mask: Tensor | None = None) -> Ternary:
         """The `Ternary` of the kept weights; pruned ones get the code 0. Raises as `float_matrix`.
 
-        Scales are bfloat16 numbers (that costs less than 0.01 % of the squared error), 1 where all codes are
-        0.
+        Scales keep as few significant bits of 8 (bfloat16), 16 and 24 as add less than 0.1 % to the squared error;
+        they are 1 where all codes are 0.
         """
         values, kept = float_matrix(weight), mask_matrix(mask, weight)
         if self.granularity == "tensor" or values.shape[1] == 0:
@@ -52,26 +52,38 @@ class Ternarize(RepresentationConfig):
             kept = None if kept is None else kept.reshape(1, -1)
         codes = np.zeros(values.shape, np.int8)
         scale = np.ones((values.shape[0], 1), np.float32)
+        mass = np.zeros(scale.shape)
+        error = 0.0
         for row in range(values.shape[0]):
             row_kept = None if kept is None else kept[row]
+            squares = magnitude_moments(values[row], row_kept).squares
             if self.rule == "optimal":
-                threshold, mean = optimal_threshold(values[row], row_kept)
+                chosen = optimal_threshold(values[row], row_kept)
             else:
-                threshold, mean = twn_threshold(values[row], row_kept)
-            if mean > 0:
-                scale[row] = mean
-                _write_codes(values[row], row_kept, threshold, codes[row])
+                chosen = twn_threshold(values[row], row_kept)
+            if chosen.mean > 0:
+                scale[row], mass[row] = chosen.mean, chosen.count
+                _write_codes(values[row], row_kept, chosen.threshold, codes[row])
+            error += squares - chosen.count * chosen.mean**2
         return Ternary(
             weight.shape,
             weight.dtype,
             owned_mask(mask),
             torch.from_numpy(codes).reshape(weight.shape),
-            torch.from_numpy(round_significant(scale, 8)),
+            torch.from_numpy(round_means(scale, mass, error)),
         )
 
 
-def optimal_threshold(row: NDArray[np.float32], kept: NDArray[np.bool_] | None) -> tuple[np.float32, float]:
-    """(threshold, scale) of least squared error for one row (N,): |w| >= threshold becomes +-scale.
+class Threshold(NamedTuple):
+    """Weights with |w| >= threshold become +-mean, their mean magnitude; there are `count` of them."""
+
+    threshold: np.float32
+    count: int
+    mean: float
+
+
+def optimal_threshold(row: NDArray[np.float32], kept: NDArray[np.bool_] | None) -> Threshold:
+    """The threshold of least squared error for one row (N,).
 
     With the k largest magnitudes kept the error is sum w^2 - S_k^2 / k, so k maximises S_k^2 / k.
     """
@@ -87,15 +99,17 @@ def optimal_threshold(row: NDArray[np.float32], kept: NDArray[np.bool_] | None) 
             best_gain, best_count, best_sum = float(gains[at]), block.start + at + 1, float(sums[at])
         total = float(sums[-1])
     if best_count == 0:
-        return np.float32(0), 0.0
-    return descending[best_count - 1], best_sum / best_count
+        return Threshold(np.float32(0), 0, 0.0)
+    return Threshold(descending[best_count - 1], best_count, best_sum / best_count)
 
 
-def twn_threshold(row: NDArray[np.float32], kept: NDArray[np.bool_] | None) -> tuple[np.float32, float]:
-    """(threshold, scale) of Li et al. 2016 for one row (N,): equation 6, then equation 5 for the scale."""
-    threshold = np.nextafter(np.float32(TWN_FACTOR * mean_magnitude(row, kept)), np.float32(np.inf))
+def twn_threshold(row: NDArray[np.float32], kept: NDArray[np.bool_] | None) -> Threshold:
+    """Li et al. 2016, for one row (N,): the threshold of equation 6, then the scale of equation 5."""
+    mean = magnitude_moments(row, kept).mean
+    threshold = np.nextafter(np.float32(TWN_FACTOR * mean), np.float32(np.inf))
     above = np.abs(row) >= threshold
-    return threshold, mean_magnitude(row, above if kept is None else above & kept)
+    chosen = magnitude_moments(row, above if kept is None else above & kept)
+    return Threshold(threshold, chosen.count, chosen.mean)
 
 
 def _write_codes(

@@ -24,7 +24,7 @@ GRANULARITIES = ("channel", "tensor", "group")
 
 @dataclass(frozen=True)
 class Quantize(RepresentationConfig):
-    """w = scale * (q - zero), q integers of `bits` bits (Jacob et al. 2018, equation 1); zero = 0 if symmetric.
+    """w = scale * (q - zero), q of `bits` bits (Jacob et al. 2018, equation 1); zero = 0 if symmetric.
 
     bits:        1 to 16.
     symmetric:   no zero point. One bit is then the grid {-1, 0}: legal, but `Binarize` is what one wants.
@@ -47,15 +47,15 @@ class Quantize(RepresentationConfig):
             self.check_integer("group_size", 1, 2**31 - 1)
         elif self.group_size is not None:
             raise UsageError(
-                f"{self.name}: group_size={self.group_size!r} needs granularity='group', "
-                f"got {self.granularity!r}"
+                f"{self.name}: group_size={self.group_size!r} needs granularity='group', got {self.granularity!r}"
             )
 
     def fit(self, weight: Tensor, mask: Tensor | None = None) -> Uniform:
         """The `Uniform` whose steps minimise the squared error of the kept weights. Raises as `float_matrix`.
 
-        Steps have 8 significant bits (they are bfloat16 numbers) up to 8 bits, where the finer step would
-        gain less than 0.1 % of the squared error, and 16 significant bits above.
+        Steps have 8 significant bits (they are bfloat16 numbers) up to 8 bits. Measured on rows of 4096 normal
+        weights that adds less than 0.1 % to the squared error up to 7 bits and 0.3 % at 8 bits, where a third
+        byte a step would cost more bits than this error is worth. Above 8 bits they have 16 significant bits.
         """
         kind = core.GridKind.symmetric if self.symmetric else core.GridKind.affine
         step_bits = 8 if self.bits <= 8 else 16
