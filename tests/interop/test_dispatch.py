@@ -159,3 +159,11 @@ def test_memory_stays_near_the_largest_tensor(tmp_path, source, target):
     command = [sys.executable, "-c", MEASURE, str(path), str(tmp_path / NAMES[target])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 24 << 10  # KiB; the tensors take 96 MiB together, 8 each
+
+
+def test_a_safetensors_header_of_128_bytes_is_no_pickle(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"fc.weight": torch.zeros(3, 3), "extra": torch.zeros(1)}, path)
+    assert path.read_bytes()[0] == 0x80
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.info.format == "safetensors"

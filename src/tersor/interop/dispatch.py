@@ -109,10 +109,11 @@ def _detect(path: str | os.PathLike[str]) -> str:
         return _detect_zip(path)
     if start[:4] == MAGIC:
         return "gguf"
-    if start[:1] == b"\x80" or start[257:262] == b"ustar":
-        return "torch"
+    # Before pickles: a header of 128 bytes starts with 0x80, too.
     if len(start) > 8 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= HEADER_LIMIT:
         return "safetensors"
+    if start[:1] == b"\x80" or start[257:262] == b"ustar":
+        return "torch"
     if suffix in _FORMATS:
         return _FORMATS[suffix]
     raise InputError(f"{path} is no checkpoint of a known kind. Supported: {SUPPORTED}")
