@@ -75,10 +75,10 @@ void decode_groups_scalar(Words& words, std::span<std::uint32_t, L> states,
                 static_cast<std::uint32_t>(entry >> Format::kFrequencyShift & Format::kFieldMask);
             const std::uint32_t state = f * (x[lane] >> scale_bits) +
                                         static_cast<std::uint32_t>(entry >> Format::kPlaceShift);
-            const bool low = state < kRansLow;
-            const std::uint32_t refilled = state << 16 | load_le16(next);
-            x[lane] = low ? refilled : state;
-            next += low ? 2 : 0;
+            // All ones if the state needs a word: arithmetic, because a branch would be a coin toss.
+            const std::uint32_t low = 0u - static_cast<std::uint32_t>(state < kRansLow);
+            x[lane] = state << (low & 16) | (load_le16(next) & low);
+            next += low & 2;
         }
     }
     for (unsigned lane = 0; lane < L; ++lane) states[lane] = x[lane];
