@@ -30,7 +30,9 @@ KINDS = ("float", "signed", "unsigned", "bool")
 _TRANSFORMS = {"unsigned": 0, "bool": 0, "float": 1, "signed": 2}
 _CONSTANT = 7  # the tag of a plane, where a Method number stands otherwise
 _FIRST_SLOT = 16  # of the adaptive models of planes
-_TABLE_BYTES = 32  # what a coded plane needs at least, beside its entropy, to be worth trying
+_TABLE_BYTES = 32  # what a coded plane takes beside its entropy, about
+_LEAST_GAIN = 256  # planes that would shrink by less than this part are stored raw: coding costs time
+_FEW = 4096  # planes of fewer bytes are always tried
 
 
 class _Layout(IntEnum):
@@ -119,7 +121,8 @@ def _encode_plane(
         return bytes([_CONSTANT, plane[0]])
     raw_size = -(-plane.size * bits // 8)
     method, blob = Method.RAW, b""
-    if (fixed_entropy >> 19) + _TABLE_BYTES < raw_size or plane.size < 4096:
+    entropy_bytes = fixed_entropy >> 19
+    if entropy_bytes + _TABLE_BYTES < raw_size - raw_size // _LEAST_GAIN or plane.size < _FEW:
         method, blob = encode_in_slot(plane, geometry, bits, config, state, slot)
     if method == Method.RAW:
         return bytes([Method.RAW]) + (plane.tobytes() if bits == 8 else core.encode_packed(plane, bits))
