@@ -31,7 +31,8 @@ _TRANSFORMS = {"unsigned": 0, "bool": 0, "float": 1, "signed": 2}
 _CONSTANT = 7  # the tag of a plane, where a Method number stands otherwise
 _FIRST_SLOT = 16  # of the adaptive models of planes
 _TABLE_BYTES = 32  # what a coded plane takes beside its entropy, about
-_LEAST_GAIN = 256  # planes that would shrink by less than this part are stored raw: coding costs time
+_LEAST_GAIN = 1024  # planes that would shrink by less than this part are stored raw: coding costs time
+_ADAPTIVE_GAIN = 64  # planes that would shrink by less than this part are not worth the slow coder
 _FEW = 4096  # planes of fewer bytes are always tried
 
 
@@ -116,13 +117,16 @@ def _encode_planes(
 def _encode_plane(
     plane: NDArray[np.uint8], bits: int, geometry: Geometry, config: CodingConfig, state: State, slot: int
 ) -> bytes:
-    fixed_entropy, used = core.measure_symbols(plane, bits)
+    """Tag, length where it is not implied, and bytes of one plane."""
+    fixed_entropy, used = core.measure_symbols(plane, bits)  # in 2^-16 bits
     if used == 1:
         return bytes([_CONSTANT, plane[0]])
     raw_size = -(-plane.size * bits // 8)
     method, blob = Method.RAW, b""
-    entropy_bytes = fixed_entropy >> 19
-    if entropy_bytes + _TABLE_BYTES < raw_size - raw_size // _LEAST_GAIN or plane.size < _FEW:
+    gain = raw_size - _TABLE_BYTES - (fixed_entropy >> 19)
+    if plane.size >= _FEW and config.coder == "auto" and gain < raw_size // _ADAPTIVE_GAIN:
+        config = CodingConfig(profile="fast")
+    if plane.size < _FEW or gain > raw_size // _LEAST_GAIN:
         method, blob = encode_in_slot(plane, geometry, bits, config, state, slot)
     if method == Method.RAW:
         return bytes([Method.RAW]) + (plane.tobytes() if bits == 8 else core.encode_packed(plane, bits))
