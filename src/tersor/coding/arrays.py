@@ -58,11 +58,11 @@ def encode_array(
     Raises ValueError if the arguments contradict each other.
     """
     _check(words, kind, geometry)
-    raw = _encode_raw(words, kind)
-    if words.size == 0 or config.coder == "raw":
-        return Method.RAW, raw
-    planes = _encode_planes(words, kind, geometry, config, state, len(raw))
-    return (Method.RAW, raw) if planes is None else (Method.PLANES, planes)
+    if words.size > 0 and config.coder != "raw":
+        planes = _encode_planes(words, kind, geometry, config, state)
+        if planes is not None:
+            return Method.PLANES, planes
+    return Method.RAW, _encode_raw(words, kind)
 
 
 def decode_array(method: Method, blob: Blob, out: Words, kind: str, geometry: Geometry, state: State) -> None:
@@ -79,6 +79,10 @@ def decode_array(method: Method, blob: Blob, out: Words, kind: str, geometry: Ge
         raise CorruptStreamError(f"{Method(method).name} is not a method for an array of {out.size} elements")
 
 
+def _raw_size(words: Words, kind: str) -> int:
+    return -(-words.size // 8) if kind == "bool" else words.nbytes
+
+
 def _encode_raw(words: Words, kind: str) -> bytes:
     if kind == "bool":
         return core.encode_packed(words, 1) if words.size else b""
@@ -86,7 +90,7 @@ def _encode_raw(words: Words, kind: str) -> bytes:
 
 
 def _decode_raw(blob: Blob, out: Words, kind: str) -> None:
-    expected = -(-out.size // 8) if kind == "bool" else out.nbytes
+    expected = _raw_size(out, kind)
     if len(blob) != expected:
         raise CorruptStreamError(
             f"a raw array of {out.size} elements takes {expected} bytes, not {len(blob)}"
@@ -98,9 +102,10 @@ def _decode_raw(blob: Blob, out: Words, kind: str) -> None:
 
 
 def _encode_planes(
-    words: Words, kind: str, geometry: Geometry, config: CodingConfig, state: State, raw_size: int
+    words: Words, kind: str, geometry: Geometry, config: CodingConfig, state: State
 ) -> bytes | None:
-    """The PLANES blob, or None (and the state as it was) if it is not smaller than `raw_size` bytes."""
+    """The PLANES blob, or None (and the state as it was) if RAW is not larger."""
+    raw_size = _raw_size(words, kind)
     layout, words = _narrowed(words) if kind == "float" else (_Layout.SAME, words)
     planes = np.empty((words.itemsize, words.size), np.uint8)
     core.split_planes(words, planes.reshape(-1), _TRANSFORMS[kind])
