@@ -75,9 +75,9 @@ std::uint8_t* encode_lanes(std::span<const T> symbols, SymbolKind kind, const Fr
         const EncodeStep& step = step_of[(static_cast<T>(symbol + offset) >> split) - first];
         // Always store, move only if needed: no branch to mispredict.
         store_le16(out - 2, x);
-        const bool full = x >= step.limit;
-        out -= full ? 2 : 0;
-        x = full ? x >> 16 : x;
+        const std::uint32_t full = 0u - static_cast<std::uint32_t>(x >= step.limit);
+        out -= full & 2;
+        x >>= full & 16;
         const std::uint32_t quotient =
             static_cast<std::uint32_t>((static_cast<std::uint64_t>(x) * step.reciprocal) >> 32) >>
             step.shift;

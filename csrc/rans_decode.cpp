@@ -57,10 +57,12 @@ struct Words {
     const std::uint8_t* end;
 };
 
+// Decodes up to `groups` groups of one symbol a lane, while the position is at most `limit`;
+// returns how many.
 template <typename Format, unsigned L, typename T>
-void decode_groups_scalar(Words& words, std::span<std::uint32_t, L> states,
-                          const typename Format::Entry* slots, unsigned scale_bits, T base, T* out,
-                          std::size_t groups, const std::uint8_t* limit, std::size_t& done) {
+std::size_t decode_groups_scalar(Words& words, std::span<std::uint32_t, L> states,
+                                 const typename Format::Entry* slots, unsigned scale_bits, T base,
+                                 T* out, std::size_t groups, const std::uint8_t* limit) {
     std::array<std::uint32_t, L> x;
     for (unsigned lane = 0; lane < L; ++lane) x[lane] = states[lane];
     const std::uint32_t mask = (1u << scale_bits) - 1;
@@ -75,15 +77,16 @@ void decode_groups_scalar(Words& words, std::span<std::uint32_t, L> states,
                 static_cast<std::uint32_t>(entry >> Format::kFrequencyShift & Format::kFieldMask);
             const std::uint32_t state = f * (x[lane] >> scale_bits) +
                                         static_cast<std::uint32_t>(entry >> Format::kPlaceShift);
-            const bool low = state < kRansLow;
-            const std::uint32_t refilled = state << 16 | load_le16(next);
-            x[lane] = low ? refilled : state;
-            next += low ? 2 : 0;
+            // All ones if the state needs a word: arithmetic, because a branch would be a coin
+            // toss.
+            const std::uint32_t low = 0u - static_cast<std::uint32_t>(state < kRansLow);
+            x[lane] = state << (low & 16) | (load_le16(next) & low);
+            next += low & 2;
         }
     }
     for (unsigned lane = 0; lane < L; ++lane) states[lane] = x[lane];
     words.next = next;
-    done = group;
+    return group;
 }
 
 #if defined(TERSOR_AVX2)
@@ -148,10 +151,9 @@ TERSOR_AVX2 inline void store_symbols(std::uint16_t* out, std::uint16_t base, __
 }
 
 template <typename T>
-TERSOR_AVX2 void decode_groups_avx2(Words& words, std::span<std::uint32_t, 32> states,
-                                    const std::uint32_t* slots, unsigned scale_bits, T base, T* out,
-                                    std::size_t groups, const std::uint8_t* limit,
-                                    std::size_t& done) {
+TERSOR_AVX2 std::size_t decode_groups_avx2(Words& words, std::span<std::uint32_t, 32> states,
+                                           const std::uint32_t* slots, unsigned scale_bits, T base,
+                                           T* out, std::size_t groups, const std::uint8_t* limit) {
     __m256i* const vectors = reinterpret_cast<__m256i*>(states.data());
     __m256i a = _mm256_loadu_si256(vectors);
     __m256i b = _mm256_loadu_si256(vectors + 1);
@@ -173,25 +175,24 @@ TERSOR_AVX2 void decode_groups_avx2(Words& words, std::span<std::uint32_t, 32> s
     _mm256_storeu_si256(vectors + 2, c);
     _mm256_storeu_si256(vectors + 3, d);
     words.next = next;
-    done = group;
+    return group;
 }
 
 #endif
 
 template <typename Format, unsigned L, typename T>
-void decode_groups(Words& words, std::span<std::uint32_t, L> states,
-                   const typename Format::Entry* slots, unsigned scale_bits, T base, T* out,
-                   std::size_t groups, const std::uint8_t* limit, std::size_t& done) {
+std::size_t decode_groups(Words& words, std::span<std::uint32_t, L> states,
+                          const typename Format::Entry* slots, unsigned scale_bits, T base, T* out,
+                          std::size_t groups, const std::uint8_t* limit) {
 #if defined(TERSOR_AVX2)
     if constexpr (L == 32 && sizeof(typename Format::Entry) == 4) {
         if (active_isa() >= Isa::avx2) {
-            decode_groups_avx2(words, states, slots, scale_bits, base, out, groups, limit, done);
-            return;
+            return decode_groups_avx2(words, states, slots, scale_bits, base, out, groups, limit);
         }
     }
 #endif
-    decode_groups_scalar<Format, L>(words, states, slots, scale_bits, base, out, groups, limit,
-                                    done);
+    return decode_groups_scalar<Format, L>(words, states, slots, scale_bits, base, out, groups,
+                                           limit);
 }
 
 template <typename Format, unsigned L, typename T>
@@ -213,8 +214,8 @@ bool decode_payload(ByteView payload, std::span<T> symbols, SymbolKind kind,
     constexpr std::size_t kSlack = 2 * L + 16;
     Words words{payload.data() + 4 * L, payload.data() + payload.size()};
     if (static_cast<std::size_t>(words.end - words.next) >= kSlack) {
-        decode_groups<Format, L>(words, lanes, slots.data(), table.scale_bits, base, symbols.data(),
-                                 groups, words.end - kSlack, done);
+        done = decode_groups<Format, L>(words, lanes, slots.data(), table.scale_bits, base,
+                                        symbols.data(), groups, words.end - kSlack);
     }
     // The rest from a copy with zeros behind it: at most one group reads beyond the end, then it
     // stops.
@@ -223,17 +224,15 @@ bool decode_payload(ByteView payload, std::span<T> symbols, SymbolKind kind,
     std::array<std::uint8_t, 2 * kSlack> tail{};
     std::memcpy(tail.data(), words.next, left);
     Words rest{tail.data(), tail.data() + left};
-    std::size_t more = 0;
     T* out = symbols.data() + done * L;
-    decode_groups<Format, L>(rest, lanes, slots.data(), table.scale_bits, base, out, groups - done,
-                             rest.end, more);
+    const std::size_t more = decode_groups<Format, L>(rest, lanes, slots.data(), table.scale_bits,
+                                                      base, out, groups - done, rest.end);
     if (done + more < groups || rest.next > rest.end) return false;
     out += more * L;
     const std::size_t remainder = symbols.size() % L;
-    std::size_t one = 0;
     for (std::size_t lane = 0; lane < remainder; ++lane) {
         decode_groups_scalar<Format, 1>(rest, lanes.subspan(lane).template first<1>(), slots.data(),
-                                        table.scale_bits, base, out + lane, 1, rest.end, one);
+                                        table.scale_bits, base, out + lane, 1, rest.end);
     }
     if (rest.next != rest.end) return false;
     for (const std::uint32_t state : states) {

@@ -9,6 +9,7 @@ from tests.twins import planes as twin
 from tersor._native import core
 from tersor.coding import CodingConfig, CorruptStreamError, Method, State, decode_array, encode_array
 from tersor.coding.arrays import _TRANSFORMS
+from tersor.coding.varint import read_varint
 from tersor.layers import Geometry
 
 WORDS = (np.uint8, np.uint16, np.uint32, np.uint64)
@@ -123,6 +124,24 @@ def test_raw_where_nothing_is_gained():
     assert round_trip(np.array([5], np.uint16), "signed") == (Method.RAW, b"\5\0")
     assert round_trip(np.empty(0, np.uint64), "float") == (Method.RAW, b"")
     assert round_trip(np.array([1, 0, 1], np.uint8), "bool") == (Method.RAW, b"\5")
+
+
+def test_the_slow_coder_is_kept_for_planes_that_gain():
+    rng = np.random.default_rng(8)
+    scale = np.repeat(np.exp(rng.normal(0, 1, 100)), 100)  # rows of different scale: the adaptive coder wins
+    top = np.clip(np.round(128 + 10 * scale * rng.normal(0, 1, 10000)), 0, 255).astype(np.uint16)
+    noise = rng.integers(0, 256, 10000).astype(np.uint16)
+    barely = np.where(rng.random(10000) < 0.05, 7, noise).astype(np.uint16)  # 1 % below 8 bits
+
+    def tags(words):
+        method, blob = round_trip(words, "unsigned", CodingConfig(), Geometry(100, 100))
+        assert method == Method.PLANES
+        length, rest = read_varint(memoryview(blob)[2:])
+        return blob[1], rest[length]
+
+    assert tags(top << 8 | noise) == (Method.ADAPTIVE, Method.RAW)
+    first, second = tags(top << 8 | barely)
+    assert first == Method.ADAPTIVE and second in (Method.RANS, Method.HUFFMAN)
 
 
 def test_raw_leaves_the_state_as_it_was():

@@ -30,7 +30,10 @@ KINDS = ("float", "signed", "unsigned", "bool")
 _TRANSFORMS = {"unsigned": 0, "bool": 0, "float": 1, "signed": 2}
 _CONSTANT = 7  # the tag of a plane, where a Method number stands otherwise
 _FIRST_SLOT = 16  # of the adaptive models of planes
-_TABLE_BYTES = 32  # what a coded plane needs at least, beside its entropy, to be worth trying
+_TABLE_BYTES = 32  # what a coded plane takes beside its entropy, about
+_LEAST_GAIN = 1024  # planes that would shrink by less than this part are stored raw: coding costs time
+_ADAPTIVE_GAIN = 64  # planes that would shrink by less than this part are not worth the slow coder
+_FEW = 4096  # planes of fewer bytes are always tried
 
 
 class _Layout(IntEnum):
@@ -55,11 +58,11 @@ def encode_array(
     Raises ValueError if the arguments contradict each other.
     """
     _check(words, kind, geometry)
-    raw = _encode_raw(words, kind)
-    if words.size == 0 or config.coder == "raw":
-        return Method.RAW, raw
-    planes = _encode_planes(words, kind, geometry, config, state, len(raw))
-    return (Method.RAW, raw) if planes is None else (Method.PLANES, planes)
+    if words.size > 0 and config.coder != "raw":
+        planes = _encode_planes(words, kind, geometry, config, state)
+        if planes is not None:
+            return Method.PLANES, planes
+    return Method.RAW, _encode_raw(words, kind)
 
 
 def decode_array(method: Method, blob: Blob, out: Words, kind: str, geometry: Geometry, state: State) -> None:
@@ -76,6 +79,10 @@ def decode_array(method: Method, blob: Blob, out: Words, kind: str, geometry: Ge
         raise CorruptStreamError(f"{Method(method).name} is not a method for an array of {out.size} elements")
 
 
+def _raw_size(words: Words, kind: str) -> int:
+    return -(-words.size // 8) if kind == "bool" else words.nbytes
+
+
 def _encode_raw(words: Words, kind: str) -> bytes:
     if kind == "bool":
         return core.encode_packed(words, 1) if words.size else b""
@@ -83,7 +90,7 @@ def _encode_raw(words: Words, kind: str) -> bytes:
 
 
 def _decode_raw(blob: Blob, out: Words, kind: str) -> None:
-    expected = -(-out.size // 8) if kind == "bool" else out.nbytes
+    expected = _raw_size(out, kind)
     if len(blob) != expected:
         raise CorruptStreamError(
             f"a raw array of {out.size} elements takes {expected} bytes, not {len(blob)}"
@@ -95,9 +102,10 @@ def _decode_raw(blob: Blob, out: Words, kind: str) -> None:
 
 
 def _encode_planes(
-    words: Words, kind: str, geometry: Geometry, config: CodingConfig, state: State, raw_size: int
+    words: Words, kind: str, geometry: Geometry, config: CodingConfig, state: State
 ) -> bytes | None:
-    """The PLANES blob, or None (and the state as it was) if it is not smaller than `raw_size` bytes."""
+    """The PLANES blob, or None (and the state as it was) if RAW is not larger."""
+    raw_size = _raw_size(words, kind)
     layout, words = _narrowed(words) if kind == "float" else (_Layout.SAME, words)
     planes = np.empty((words.itemsize, words.size), np.uint8)
     core.split_planes(words, planes.reshape(-1), _TRANSFORMS[kind])
@@ -114,12 +122,16 @@ def _encode_planes(
 def _encode_plane(
     plane: NDArray[np.uint8], bits: int, geometry: Geometry, config: CodingConfig, state: State, slot: int
 ) -> bytes:
-    fixed_entropy, used = core.measure_symbols(plane, bits)
+    """Tag, length where it is not implied, and bytes of one plane."""
+    fixed_entropy, used = core.measure_symbols(plane, bits)  # in 2^-16 bits
     if used == 1:
         return bytes([_CONSTANT, plane[0]])
     raw_size = -(-plane.size * bits // 8)
     method, blob = Method.RAW, b""
-    if (fixed_entropy >> 19) + _TABLE_BYTES < raw_size or plane.size < 4096:
+    gain = raw_size - _TABLE_BYTES - (fixed_entropy >> 19)
+    if plane.size >= _FEW and config.coder == "auto" and gain < raw_size // _ADAPTIVE_GAIN:
+        config = CodingConfig(profile="fast")
+    if plane.size < _FEW or gain > raw_size // _LEAST_GAIN:
         method, blob = encode_in_slot(plane, geometry, bits, config, state, slot)
     if method == Method.RAW:
         return bytes([Method.RAW]) + (plane.tobytes() if bits == 8 else core.encode_packed(plane, bits))
