@@ -1,6 +1,7 @@
 #include "kmeans1d.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 
@@ -195,20 +196,22 @@ std::vector<double> initial(const SortedSample& sample, const Options& options, 
 
 void assign(std::span<const float> values, std::span<const float> firsts,
             std::span<uint8_t> codes) {
-    constexpr size_t kFew = 32;
+    constexpr size_t kFew = 32, kLanes = 16;
+    size_t i = 0;
     if (firsts.size() <= kFew) {
-        // Counting all of them has no branches and no gathers.
-        constexpr size_t kTile = 4096;
-        for (size_t start = 0; start < values.size(); start += kTile) {
-            const size_t end = std::min(values.size(), start + kTile);
-            std::fill(codes.begin() + start, codes.begin() + end, uint8_t{0});
+        // Comparing with all of them has no branches and no gathers, and is done for many values at
+        // once.
+        for (; i + kLanes <= values.size(); i += kLanes) {
+            std::array<float, kLanes> value;
+            std::array<int32_t, kLanes> code{};
+            std::copy_n(values.begin() + i, kLanes, value.begin());
             for (const float first : firsts) {
-                for (size_t i = start; i < end; ++i) codes[i] += values[i] >= first;
+                for (size_t l = 0; l < kLanes; ++l) code[l] += value[l] >= first;
             }
+            for (size_t l = 0; l < kLanes; ++l) codes[i + l] = static_cast<uint8_t>(code[l]);
         }
-        return;
     }
-    for (size_t i = 0; i < values.size(); ++i) {
+    for (; i < values.size(); ++i) {
         const auto above = std::upper_bound(firsts.begin(), firsts.end(), values[i]);
         codes[i] = static_cast<uint8_t>(above - firsts.begin());
     }

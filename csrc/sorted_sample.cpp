@@ -21,10 +21,11 @@ float from_key(uint32_t key) noexcept {
 // there is one.
 template <class Item>
 void radix_sort(std::vector<Item>& items) {
-    constexpr size_t digits = 4;
-    std::array<std::array<uint32_t, 256>, digits> counts{};
+    constexpr size_t digits = 3, bits = 11, mask = (size_t{1} << bits) - 1;
+    std::array<std::array<uint32_t, mask + 1>, digits> counts{};
     for (const Item item : items) {
-        for (size_t d = 0; d < digits; ++d) ++counts[d][(item >> (8 * d)) & 255];
+        const auto key = static_cast<uint32_t>(item);
+        for (size_t d = 0; d < digits; ++d) ++counts[d][(key >> (bits * d)) & mask];
     }
     std::vector<Item> other(items.size());
     for (size_t d = 0; d < digits; ++d) {
@@ -32,7 +33,9 @@ void radix_sort(std::vector<Item>& items) {
         if (std::ranges::find(count, items.size()) != count.end()) continue;
         uint32_t start = 0;
         for (uint32_t& c : count) start += std::exchange(c, start);
-        for (const Item item : items) other[count[(item >> (8 * d)) & 255]++] = item;
+        for (const Item item : items) {
+            other[count[(static_cast<uint32_t>(item) >> (bits * d)) & mask]++] = item;
+        }
         items.swap(other);
     }
 }

@@ -24,7 +24,8 @@ def decompress_text(blob: bytes, size: int) -> bytes:
     """The text of `size` bytes that `compress_text` turned into `blob`.
 
     `size` is what the caller has checked against its limits: so much memory is taken, and time in proportion,
-    whatever `blob` holds. Raises CorruptFileError if `blob` is not what a text of that size compresses to; a damaged blob may also give another text, which the caller's checksum must find.
+    whatever `blob` holds. Raises CorruptFileError if `blob` is not what a text of that size compresses to; a
+    damaged blob may also give another text, which the caller's checksum must find.
     """
     text: bytes | None = core.decompress_text(blob, size)
     if text is None:
