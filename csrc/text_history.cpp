@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "text_model.hpp"
 
 namespace tersor::text {
@@ -28,8 +30,10 @@ int next_digit(uint32_t value, uint32_t prefix, uint32_t index) noexcept {
 }  // namespace
 
 History::History()
-    : ring_(std::make_unique<uint8_t[]>(kRingBytes)),
+    : ring_(std::make_unique_for_overwrite<uint8_t[]>(kRingBytes)),
       recent_(std::make_unique<uint32_t[]>(kMatchSlots)) {
+    // The contexts look four bytes back; the rest of the ring is not read before it is written.
+    std::fill_n(ring_.get() + kRingBytes - 4, 4, uint8_t{0});
     set_contexts();
 }
 

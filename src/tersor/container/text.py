@@ -1,8 +1,8 @@
 """The index of a .tsr file as text: tensor names and columns of small bytes.
 
-Names are NUL-terminated UTF-8 strings, in the order of the file. Contexts are mixed (Mahoney 2005) and the bits
-coded arithmetically. The model knows the names that PyTorch networks usually have, and that lists of names
-count, so that a usual list costs a few bytes.
+Names are NUL-terminated UTF-8 strings, in the order of the file. Contexts are mixed (Mahoney 2005) and the
+bits coded arithmetically. The model knows the names that PyTorch networks usually have, and that lists of
+names count, so that a usual list costs a few bytes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def decompress_text(blob: bytes, size: int) -> bytes:
     """The text of `size` bytes that `compress_text` turned into `blob`.
 
     `size` is what the caller has checked against its limits: so much memory is taken, and time in proportion,
-    whatever `blob` holds. Raises CorruptFileError if `blob` is not exactly what a text of that size compresses
-    to; a damaged blob may also give another text, which the caller's checksum must find.
+    whatever `blob` holds. Raises CorruptFileError if `blob` is not what a text of that size compresses to; a
+    damaged blob may also give another text, which the caller's checksum must find.
     """
     text: bytes | None = core.decompress_text(blob, size)
     if text is None:
