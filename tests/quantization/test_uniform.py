@@ -198,6 +198,20 @@ def test_steps_have_few_significant_bits(bits, precision, symmetric):
     assert np.array_equal(round_significant(scale, precision), scale)
 
 
+@pytest.mark.parametrize("granularity", [{}, {"granularity": "tensor"}, {"granularity": "group", "group_size": 32}])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [2, 4, 8, 12])
+def test_weights_on_a_grid_are_met(bits, symmetric, granularity):
+    generator = torch.Generator().manual_seed(bits)
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    q = torch.randn(6, 128, generator=generator).mul(2.0 ** (bits - 3)).round().clamp(low, high)
+    q[:, ::16], q[:, 1::16] = low, high  # the whole range is used
+    steps = 0.1234567 if granularity else torch.rand(6, 1, generator=generator) + 0.01
+    weight = (q + (0 if symmetric else 3)) * steps
+    tensor = Quantize(bits, symmetric, **granularity).fit(weight)
+    assert torch.allclose(tensor.dequantize(), weight, rtol=3e-7, atol=0)
+
+
 def test_zero_rows_get_the_step_one():
     weight = draw_weight((3, 8))
     weight[1] = 0
