@@ -23,6 +23,11 @@ constexpr double kTinyTop = 1.25;
 constexpr int kSweepBatch = 4;  // steps judged in one pass over the group
 constexpr int kMaxStarts = 5;
 constexpr int kFewBits = 4;  // up to here an affine range is tried in more places
+constexpr size_t kGridWeights = 8;
+constexpr int kGridGain = 4;
+constexpr int kGridRounds = 2;
+constexpr double kGridError =
+    0.06;  // squared steps a weight; 1/12 is the error of weights on no grid
 // Ratios of the finer sweeps: 2^(1/64), 2^(1/256), ... 2^(1/16384).
 constexpr double kFineRatios[] = {1.01088928605170047, 1.00271127505020249, 1.00067713069306641,
                                   1.00016923970530222, 1.00004230724139582};
@@ -186,6 +191,40 @@ void refine(const Group& group, const Spec& spec, Levels& best) {
     }
 }
 
+// The step of least squared error for the levels that the weights take now: <w, k> / <k, k>; 0 if
+// all k are 0. Both sums run in 4 lanes of double (value i in lane i mod 4).
+double least_squares_step(const Group& group, const Levels& levels) {
+    double products[4] = {};
+    double squares[4] = {};
+    for (size_t i = 0; i < group.count; ++i) {
+        const float w = group.values[i];
+        const double k = nearest_level(w * levels.inverse, levels.low, levels.high);
+        products[i % 4] += double{w} * k;
+        squares[i % 4] += k * k;
+    }
+    const double square = (squares[0] + squares[2]) + (squares[1] + squares[3]);
+    return square > 0.0 ? ((products[0] + products[2]) + (products[1] + products[3])) / square
+                        : 0.0;
+}
+
+// Weights that lie on a grid already, as quantization-aware training leaves them, get its step in
+// full precision: two more bytes for a group, against at least kGridGain bits of precision a
+// weight.
+void meet_grid(const Group& group, const Spec& spec, Levels& best) {
+    if (group.count < kGridWeights || spec.step_bits == 1) return;
+    const double step = best.step;
+    if (best.error > kGridError * step * step * static_cast<double>(group.count)) return;
+    const Spec precise{spec.bits, spec.kind, 24};
+    Levels levels = best;
+    for (int i = 0; i < kGridRounds; ++i) {
+        const double finer = least_squares_step(group, levels);
+        if (finer < group.floor) return;
+        levels = restep(levels, rounded_step(finer, group, precise), spec);
+        level_errors(group.values, group.count, &levels, 1);
+    }
+    if (levels.error < std::ldexp(best.error, -2 * kGridGain)) best = levels;
+}
+
 Levels fit_group(const Group& group, const Spec& spec) {
     const double largest = magnitude(group.range);
     double top = largest / std::max(spec.half() - 1.0, 1.0);
@@ -204,8 +243,11 @@ Levels fit_group(const Group& group, const Spec& spec) {
     for (Levels& levels : best) {
         if (std::isfinite(levels.error)) refine(group, spec, levels);
     }
-    return *std::min_element(std::begin(best), std::end(best),
-                             [](const Levels& a, const Levels& b) { return a.error < b.error; });
+    Levels& winner =
+        *std::min_element(std::begin(best), std::end(best),
+                          [](const Levels& a, const Levels& b) { return a.error < b.error; });
+    meet_grid(group, spec, winner);
+    return winner;
 }
 
 // The kept values of the group that starts at `start`; `scratch` holds them if they had to be moved

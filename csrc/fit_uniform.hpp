@@ -26,9 +26,9 @@ struct GroupedRows {
 };
 
 // Fits every group: `scale` (rows, groups) gets the step, rounded to `step_bits` significant bits
-// (1: a power of two), and `zero` (same shape; used by the affine grid only) the zero point: w ~
-// scale * (code - zero). Groups that hold nothing but zeros get the step 1. The result does not
-// depend on the instruction set.
+// (1: a power of two) unless the weights lie on a finer grid already, and `zero` (same shape; used
+// by the affine grid only) the zero point: w ~ scale * (code - zero). Groups that hold nothing but
+// zeros get the step 1. The result does not depend on the instruction set.
 void fit_uniform(const GroupedRows& weight, int bits, GridKind kind, int step_bits, float* scale,
                  int32_t* zero);
 

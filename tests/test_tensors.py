@@ -70,7 +70,10 @@ def test_blocks_do_not_show(block, tensor):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tensors, "_BLOCK", block)
         parts = tensor.dequantize()
-    assert same_bits(whole, parts)
+    assert whole.dtype == parts.dtype and whole.shape == parts.shape
+    if whole.is_floating_point():  # a conversion may change the payload of a NaN, but not that it is one
+        whole, parts = (values.to(torch.float64).nan_to_num(nan=-1e300) for values in (whole, parts))
+    assert torch.equal(whole, parts)
 
 
 def test_values_saturate_in_a_narrow_dtype():

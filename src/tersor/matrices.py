@@ -44,9 +44,7 @@ def float_matrix(weight: Tensor) -> NDArray[np.float32]:
                 f"{bad} of {values.size} values of a float64 weight are beyond +-{largest:.4g}, the range of "
                 "the float32 that is computed in; rescale the weight, or keep it lossless"
             )
-        raise NonFiniteError(
-            f"{bad} of {values.size} values are NaN or Inf; repair the weight, or keep it lossless"
-        )
+        raise NonFiniteError(f"{bad} of {values.size} values are NaN or Inf; repair the weight, or keep it lossless")
     return values
 
 

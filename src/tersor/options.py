@@ -38,9 +38,7 @@ class Options:
         known = [field.name for field in dataclasses.fields(cls)]
         for option in options:
             if option not in known:
-                raise UsageError(
-                    f"{cls.name}: unknown option {option!r}; it has {', '.join(known) or 'none'}"
-                )
+                raise UsageError(f"{cls.name}: unknown option {option!r}; it has {', '.join(known) or 'none'}")
         return cls(**options)
 
     def check_integer(self, option: str, low: int, high: int) -> None:

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tersor.errors import MismatchError, UsageError
+from tersor.layers import matrix_shape
 from tersor.quantization import NonFiniteError, Palettize
 from tests.quantization.weights import draw_weight, masked_weights, squared_error
 
@@ -25,8 +26,8 @@ def test_codes_point_to_the_nearest_centroid(given_weight, bits, runs):
     assert (tensor.codes < centroids).all()
     assert (tensor.codebook[:, 1:] >= tensor.codebook[:, :-1]).all()
     values = tensor.dequantize()
-    matrix, got = weight.reshape(rows, -1), values.reshape(rows, -1)
-    kept = torch.ones_like(matrix, dtype=torch.bool) if mask is None else mask.reshape(rows, -1)
+    matrix, got = weight.reshape(matrix_shape(weight.shape)), values.reshape(matrix_shape(weight.shape))
+    kept = torch.ones_like(matrix, dtype=torch.bool) if mask is None else mask.reshape(matrix.shape)
     for r in range(rows):
         table = tensor.codebook[r // run].to(torch.float64)
         row = matrix[r][kept[r]].to(torch.float64)
@@ -72,6 +73,8 @@ def test_important_weights_are_met_better():
     importance = torch.where(weight > 1, 100.0, 0.01)
     plain, weighted = Palettize(2).fit(weight), Palettize(2).fit(weight, weights=importance)
     large = weight > 1
+    nothing = Palettize(2).fit(weight, weights=torch.zeros_like(weight))
+    assert torch.equal(nothing.codes, plain.codes)
     assert (weighted.dequantize() - weight)[large].square().sum() < (plain.dequantize() - weight)[large].square().sum()
 
 

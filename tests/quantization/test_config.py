@@ -94,7 +94,7 @@ def test_fits_are_deterministic_and_know_no_layout(config):
 def test_not_finite_is_refused(config, bad):
     weight = draw_weight((4, 9))
     weight[1, 2] = weight[3, 3] = bad
-    with pytest.raises(NonFiniteError, match="2 of 36 values are NaN or Inf.*lossless"):
+    with pytest.raises(NonFiniteError, match=r"2 of 36 values are NaN or Inf.*lossless"):
         config.fit(weight)
 
 

@@ -18,7 +18,18 @@ FINE_RATIOS = (
     1.00004230724139582,
 )
 LEVEL_LIMIT = 2.0**20
-FLOAT_MAX = float(np.finfo(np.float32).max)
+GRID_WEIGHTS = 8
+GRID_GAIN = 4
+GRID_ROUNDS = 2
+GRID_ERROR = 0.06
+
+
+def lane_sum(values):
+    """Sum of float64 values in 4 lanes, value i in lane i mod 4."""
+    padded = np.zeros(-(-values.size // 4) * 4)
+    padded[: values.size] = values
+    lanes = np.add.accumulate(padded.reshape(-1, 4), axis=0)[-1]
+    return float((lanes[0] + lanes[2]) + (lanes[1] + lanes[3]))
 
 
 @dataclass
@@ -103,6 +114,13 @@ class Search:
             more = any(new.error - (0.5 * new.step) * (0.5 * new.step) * self.values.size <= lowest for new in last)
         return best
 
+    def low_for(self, levels, step):
+        """The lowest level with which `step` covers what `levels` cover."""
+        if self.kind != "affine":
+            return levels.low
+        centre = (levels.low + 0.5 * self.span) * levels.step / step
+        return float(round(centre - 0.5 * self.span))
+
     def refined(self, best):
         for ratio in FINE_RATIOS:
             if ratio - 1 < 0.5 * 2.0**-self.step_bits or self.step_bits == 1:
@@ -113,10 +131,7 @@ class Search:
                 if step < self.floor:
                     continue
                 snapped = self.rounded(step)
-                low = around.low
-                if self.kind == "affine":
-                    centre = (around.low + 0.5 * self.span) * around.step / snapped
-                    low = float(round(centre - 0.5 * self.span))
+                low = self.low_for(around, snapped)
                 best = min(best, self.judged(snapped, low), key=lambda levels: levels.error)
         if self.kind == "affine":
             shift = max(1.0, (self.span + 1) / 16)
@@ -135,7 +150,29 @@ class Search:
             step = self.rounded(self.largest / self.half, True)
             exact = [self.judged(step, low) for low in self.starts(step)]
             best = [min(b, e, key=lambda levels: levels.error) for b, e in zip(best, exact, strict=True)]
-        return min((self.refined(levels) for levels in best), key=lambda levels: levels.error)
+        return self.met_grid(min((self.refined(levels) for levels in best), key=lambda levels: levels.error))
+
+    def least_squares_step(self, levels):
+        inverse = np.float32(1) / np.float32(levels.step)
+        low, high = np.float32(levels.low), np.float32(levels.low + self.span)
+        k = np.rint(np.clip(self.values * inverse, low, high)).astype(np.float64)
+        products, squares = lane_sum(self.values.astype(np.float64) * k), lane_sum(k * k)
+        return products / squares if squares > 0 else 0.0
+
+    def met_grid(self, best):
+        if self.values.size < GRID_WEIGHTS or self.step_bits == 1:
+            return best
+        if best.error > GRID_ERROR * best.step * best.step * self.values.size:
+            return best
+        precise = Search(self.values, self.exponent, self.bits, self.kind, 24)
+        levels = best
+        for _ in range(GRID_ROUNDS):
+            step = self.least_squares_step(levels)
+            if step < self.floor:
+                return best
+            snapped = precise.rounded(step)
+            levels = self.judged(snapped, self.low_for(levels, snapped))
+        return levels if levels.error < math.ldexp(best.error, -2 * GRID_GAIN) else best
 
 
 def fit_group(values, bits, kind, step_bits):

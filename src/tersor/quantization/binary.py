@@ -48,8 +48,8 @@ class Binarize(RepresentationConfig):
         rows = range(values.shape[0])
         moments = [magnitude_moments(values[row], None if kept is None else kept[row]) for row in rows]
         means = np.array([[m.mean] for m in moments], np.float64).reshape(-1, 1).astype(np.float32)
-        mass = np.array([[m.count] for m in moments], np.float64).reshape(-1, 1)
-        scale = round_means(means, mass, sum(m.squares - m.count * m.mean**2 for m in moments))
+        mass = np.array([[m.size] for m in moments], np.float64).reshape(-1, 1)
+        scale = round_means(means, mass, sum(m.squares - m.size * m.mean**2 for m in moments))
         return Binary(
             weight.shape,
             weight.dtype,
@@ -62,7 +62,7 @@ class Binarize(RepresentationConfig):
 class Moments(NamedTuple):
     """Of magnitudes: how many, their mean, and the sum of their squares."""
 
-    count: int
+    size: int
     mean: float
     squares: float
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class Palettize(RepresentationConfig):
     name: ClassVar[str] = "palettize"
 
     bits: int = 4
-    init: str = "exact"
+    init: Literal["exact", "linear", "density", "random"] = "exact"
     runs: int = 1
 
     def __post_init__(self) -> None:
@@ -107,6 +107,9 @@ class Palettize(RepresentationConfig):
         if values.size == 0:
             return np.zeros(1, np.float32), np.zeros(0, np.uint8)
         from tersor.quantization.kmeans import kmeans
+
+        if importance is not None and not importance.any():
+            importance = None  # nothing matters, so all matter alike
 
         result = kmeans(values, 2**self.bits, weights=importance, init=self.init)
         mass = _cluster_mass(importance, result.codes, result.centroids.size)

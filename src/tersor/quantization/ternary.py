@@ -62,9 +62,9 @@ class Ternarize(RepresentationConfig):
             else:
                 chosen = twn_threshold(values[row], row_kept)
             if chosen.mean > 0:
-                scale[row], mass[row] = chosen.mean, chosen.count
+                scale[row], mass[row] = chosen.mean, chosen.size
                 _write_codes(values[row], row_kept, chosen.threshold, codes[row])
-            error += squares - chosen.count * chosen.mean**2
+            error += squares - chosen.size * chosen.mean**2
         return Ternary(
             weight.shape,
             weight.dtype,
@@ -75,10 +75,10 @@ class Ternarize(RepresentationConfig):
 
 
 class Threshold(NamedTuple):
-    """Weights with |w| >= threshold become +-mean, their mean magnitude; there are `count` of them."""
+    """Weights with |w| >= threshold become +-mean, their mean magnitude; there are `size` of them."""
 
     threshold: np.float32
-    count: int
+    size: int
     mean: float
 
 
@@ -109,7 +109,7 @@ def twn_threshold(row: NDArray[np.float32], kept: NDArray[np.bool_] | None) -> T
     threshold = np.nextafter(np.float32(TWN_FACTOR * mean), np.float32(np.inf))
     above = np.abs(row) >= threshold
     chosen = magnitude_moments(row, above if kept is None else above & kept)
-    return Threshold(threshold, chosen.count, chosen.mean)
+    return Threshold(threshold, chosen.size, chosen.mean)
 
 
 def _write_codes(

@@ -56,6 +56,7 @@ class Quantize(RepresentationConfig):
         Steps have 8 significant bits (they are bfloat16 numbers) up to 8 bits. Measured on rows of 4096 normal
         weights that adds less than 0.1 % to the squared error up to 7 bits and 0.3 % at 8 bits, where a third
         byte a step would cost more bits than this error is worth. Above 8 bits they have 16 significant bits.
+        Weights that lie on such a grid already get its step in full precision.
         """
         kind = core.GridKind.symmetric if self.symmetric else core.GridKind.affine
         step_bits = 8 if self.bits <= 8 else 16
