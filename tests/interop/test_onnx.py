@@ -246,6 +246,14 @@ def test_damaged_model(tmp_path, data):
         open_checkpoint(tmp_path / "x.onnx")
 
 
+def test_name_that_is_not_text(tmp_path):
+    data = model_of([weight()]).SerializeToString()
+    assert data.count(b"\x01wJ") == 1
+    (tmp_path / "x.onnx").write_bytes(data.replace(b"\x01wJ", b"\x01\xffJ"))
+    with pytest.raises(InputError, match="not UTF-8"):
+        open_checkpoint(tmp_path / "x.onnx")
+
+
 @pytest.mark.parametrize("dims", [[5, 3], [-4, -3], [2**62, 2**62]])
 def test_shape_that_does_not_fit_the_data(tmp_path, dims):
     proto = weight()

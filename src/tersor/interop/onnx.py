@@ -124,7 +124,7 @@ class OnnxFile(Checkpoint):
 
     def _place(self, proto: Any, where: str) -> tuple[str, int, int | None]:
         """File, offset and length of external data; the file lies beside the model or below."""
-        entries = {entry.key: entry.value for entry in proto.external_data}
+        entries = {_text(entry.key): _text(entry.value) for entry in proto.external_data}
         location = entries.get("location", "")
         path = os.path.realpath(self._path.parent / location)
         homes = {os.path.realpath(self._path.parent), os.path.dirname(os.path.realpath(self._path))}
@@ -244,22 +244,29 @@ def _tensors(model: Any) -> Iterator[tuple[str, Any, bool]]:
     """(name, TensorProto, whether of a Constant node) of all graphs and functions."""
     yield from _graph_tensors(model.graph, "")
     for function in model.functions:
-        yield from _node_tensors(function.node, f"{function.name}/")
+        yield from _node_tensors(function.node, f"{_text(function.name)}/")
 
 
 def _graph_tensors(graph: Any, prefix: str) -> Iterator[tuple[str, Any, bool]]:
     for proto in graph.initializer:
-        yield prefix + proto.name, proto, False
+        yield prefix + _text(proto.name), proto, False
     yield from _node_tensors(graph.node, prefix)
 
 
 def _node_tensors(nodes: Any, prefix: str) -> Iterator[tuple[str, Any, bool]]:
     for node in nodes:
-        label = node.name or (node.output[0] if node.output else node.op_type)
+        label = _text(node.name or (node.output[0] if node.output else node.op_type))
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.name == "value":
-                yield prefix + node.output[0], attribute.t, True
+                yield prefix + _text(node.output[0] if node.output else node.name), attribute.t, True
             if attribute.HasField("g"):
-                yield from _graph_tensors(attribute.g, f"{prefix}{label}/{attribute.name}/")
+                yield from _graph_tensors(attribute.g, f"{prefix}{label}/{_text(attribute.name)}/")
             for index, graph in enumerate(attribute.graphs):
-                yield from _graph_tensors(graph, f"{prefix}{label}/{attribute.name}.{index}/")
+                yield from _graph_tensors(graph, f"{prefix}{label}/{_text(attribute.name)}.{index}/")
+
+
+def _text(value: Any) -> str:
+    """`value`, which protobuf gives as bytes where a file holds text that is not UTF-8."""
+    if not isinstance(value, str):
+        raise InputError(f"the ONNX model holds the name {value!r}, which is not UTF-8; the file is damaged")
+    return value
