@@ -24,6 +24,7 @@ from tersor.interop.checkpoint import Checkpoint, CheckpointInfo, TensorInfo
 from tersor.interop.extras import require
 from tersor.interop.raw import (
     byte_count,
+    check_shape,
     file_size,
     known_dtypes,
     new_bytes,
@@ -80,8 +81,7 @@ class OnnxFile(Checkpoint):
         infos = []
         for name, proto in self._protos.items():
             info = TensorInfo(name, tuple(proto.dims), _DTYPES[proto.data_type])
-            if any(d < 0 for d in proto.dims):
-                raise InputError(f"{path}: tensor {name!r} has the shape {info.shape}; the file is damaged")
+            check_shape(info.shape, f"{path}: tensor {name!r}")
             self._check_size(proto, info)
             infos.append(info)
         self.info = CheckpointInfo("onnx", tuple(infos), {MODEL: self._without_data(onnx)})
@@ -126,16 +126,15 @@ class OnnxFile(Checkpoint):
         """File, offset and length of external data; the file lies beside the model or below."""
         entries = {_text(entry.key): _text(entry.value) for entry in proto.external_data}
         location = entries.get("location", "")
-        path = os.path.realpath(self._path.parent / location)
         homes = {os.path.realpath(self._path.parent), os.path.dirname(os.path.realpath(self._path))}
-        inside = any(os.path.commonpath([home, path]) == home for home in homes)
-        if (
-            not location
-            or "\0" in location
-            or os.path.isabs(location)
-            or ".." in Path(location).parts
-            or not inside
-        ):
+        plain = (
+            location
+            and "\0" not in location
+            and not os.path.isabs(location)
+            and ".." not in Path(location).parts
+        )
+        path = os.path.realpath(self._path.parent / location) if plain else ""
+        if not any(path.startswith(home.rstrip(os.sep) + os.sep) for home in homes):
             raise InputError(
                 f"{where}: external data at {location!r} lie outside the model's folder; refused"
             )
