@@ -159,6 +159,8 @@ def external(location, offset=None, length=None):
         (external("/etc/passwd"), "outside"),
         (external("link"), "outside"),
         (external(""), "outside"),
+        (external("."), "outside"),
+        (external("a\0b"), "outside"),
         (external("w.data", -4, 48), "beyond the end"),
         (external("w.data", 8, 48), "beyond the end"),
         (external("w.data", "x", 48), "proper offset"),
@@ -254,7 +256,7 @@ def test_name_that_is_not_text(tmp_path):
         open_checkpoint(tmp_path / "x.onnx")
 
 
-@pytest.mark.parametrize("dims", [[5, 3], [-4, -3], [2**62, 2**62]])
+@pytest.mark.parametrize("dims", [[5, 3], [-4, -3], [2**62, 2**62], [0, 2**40, 2**40]])
 def test_shape_that_does_not_fit_the_data(tmp_path, dims):
     proto = weight()
     del proto.dims[:]
