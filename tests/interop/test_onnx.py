@@ -1,4 +1,3 @@
-import builtins
 import importlib
 
 import numpy as np
@@ -284,4 +283,3 @@ def test_missing_package(tmp_path, monkeypatch, name, extra):
     (tmp_path / name).write_bytes(b"GGUF" if extra == "gguf" else b"\x08")
     with pytest.raises(MissingExtraError, match=rf"pip install 'tersor\[{extra}\]'"):
         open_checkpoint(tmp_path / name)
-    assert builtins.__import__ is not missing
