@@ -92,6 +92,7 @@ def test_named_format_wins_over_the_suffix(tmp_path):
         ("a.npz", b"garbage", "npz"),
         ("a.safetensors", b"garbage", "few|declares"),
         ("a.tsr", b"garbage", "tersor decompress"),
+        ("a.pt", b"\x89TSR and more", "tersor decompress"),
         ("a.pt", b"PK\3\4garbage", "damaged"),
     ],
 )

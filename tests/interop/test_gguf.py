@@ -154,6 +154,7 @@ NESTED = struct.pack("<IQ", 9, 1) * 50
         (file_of(entry(dims=(1,) * 9)), "9 dimensions"),
         (file_of(entry(dims=(2**40, 2**40))), "shape"),
         (file_of(entry(dims=(2**40,))), "truncated"),
+        (file_of(entry(dims=(0, 2**40, 2**40))), "no tensor can have"),
         (file_of(entry(dims=(33,), kind=2)), "blocks of 32"),
         (file_of(entry(kind=9999)), "type 9999"),
         (file_of(entry(offset=1)), "unaligned"),

@@ -116,6 +116,7 @@ def npy(shape, descr="<f4", values=b""):
         npy((1 << 40,)),
         npy((1 << 62, 1 << 62)),
         npy((-1,)),
+        npy((0, 2**40, 2**40)),
         b"\x93NUMPY\1\0" + struct.pack("<H", 10) + b"{'descr':1",
         b"\x93NUMPY\2\0" + struct.pack("<I", 2**31),
         b"\x93NUMPY\1\0" + struct.pack("<H", 30000) + b"(" * 30000,
@@ -127,6 +128,13 @@ def npy(shape, descr="<f4", values=b""):
 def test_damaged_array(tmp_path, data):
     with pytest.raises(InputError, match=r"x\.npz: array 'a'"):
         open_checkpoint(npz_with(tmp_path / "x.npz", data))
+
+
+def test_member_without_a_name(tmp_path):
+    path = npz_with(tmp_path / "x.npz", npy((1,), values=b"\0" * 4))
+    path.write_bytes(path.read_bytes().replace(b"a.npy", b"\0.npy"))
+    with pytest.raises(InputError, match=r"x\.npz"):
+        open_checkpoint(path)
 
 
 def test_declared_sizes_beyond_what_deflate_can_hold(tmp_path):

@@ -1,4 +1,3 @@
-import builtins
 import importlib
 
 import numpy as np
@@ -159,6 +158,8 @@ def external(location, offset=None, length=None):
         (external("/etc/passwd"), "outside"),
         (external("link"), "outside"),
         (external(""), "outside"),
+        (external("."), "outside"),
+        (external("a\0b"), "outside"),
         (external("w.data", -4, 48), "beyond the end"),
         (external("w.data", 8, 48), "beyond the end"),
         (external("w.data", "x", 48), "proper offset"),
@@ -246,7 +247,15 @@ def test_damaged_model(tmp_path, data):
         open_checkpoint(tmp_path / "x.onnx")
 
 
-@pytest.mark.parametrize("dims", [[5, 3], [-4, -3], [2**62, 2**62]])
+def test_name_that_is_not_text(tmp_path):
+    data = model_of([weight()]).SerializeToString()
+    assert data.count(b"\x01wJ") == 1
+    (tmp_path / "x.onnx").write_bytes(data.replace(b"\x01wJ", b"\x01\xffJ"))
+    with pytest.raises(InputError, match="not UTF-8"):
+        open_checkpoint(tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize("dims", [[5, 3], [-4, -3], [2**62, 2**62], [0, 2**40, 2**40]])
 def test_shape_that_does_not_fit_the_data(tmp_path, dims):
     proto = weight()
     del proto.dims[:]
@@ -274,4 +283,3 @@ def test_missing_package(tmp_path, monkeypatch, name, extra):
     (tmp_path / name).write_bytes(b"GGUF" if extra == "gguf" else b"\x08")
     with pytest.raises(MissingExtraError, match=rf"pip install 'tersor\[{extra}\]'"):
         open_checkpoint(tmp_path / name)
-    assert builtins.__import__ is not missing

@@ -2,6 +2,7 @@ import collections
 import io
 import os
 import pickle
+import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
@@ -229,6 +230,13 @@ def test_pickled_code_is_refused_and_never_run(tmp_path, kind):
     if kind == "zip":
         torch.load(path, weights_only=False)
         assert marker.exists()
+
+
+def test_tar_files_are_refused(tmp_path):
+    with tarfile.open(tmp_path / "old.pt", "w") as archive:
+        archive.addfile(tarfile.TarInfo("storages"))
+    with pytest.raises(UnsafeFileError, match=r"old\.pt.*tar.*state_dict"):
+        open_checkpoint(tmp_path / "old.pt")
 
 
 def test_whole_modules_are_refused(tmp_path):

@@ -24,6 +24,7 @@ from tersor.interop.zipped import starts_as_zip
 SUPPORTED = (
     ".safetensors, torch files (.pt, .pth, .th, .bin, .ckpt), .npz, .onnx, .gguf, or a Hugging Face folder"
 )
+_TSR_MAGIC = b"\x89TSR"
 _FORMATS = {
     ".safetensors": "safetensors",
     ".pt": "torch",
@@ -103,7 +104,7 @@ def _detect(path: str | os.PathLike[str]) -> str:
     with open_input(path) as file:
         start = file.read(512)
     suffix = Path(path).suffix.lower()
-    if suffix == ".tsr":
+    if suffix == ".tsr" or start[:4] == _TSR_MAGIC:
         raise InputError(f"{path} is a compressed file of tersor already; use `tersor decompress` on it")
     if starts_as_zip(path):
         return _detect_zip(path)

@@ -20,6 +20,8 @@ from tersor.errors import InputError, TersorWarning, UnsupportedTypeError, Usage
 from tersor.interop.checkpoint import Checkpoint, CheckpointInfo, TensorInfo
 from tersor.interop.extras import require
 from tersor.interop.raw import (
+    byte_count,
+    check_shape,
     file_size,
     new_bytes,
     open_input,
@@ -107,10 +109,9 @@ class GgufFile(Checkpoint):
             raise UnsupportedTypeError(
                 f"{where}: quantization type {code} is not known; update gguf"
             ) from error
-        elements = 1
-        for d in shape:
-            elements *= d
-        if elements >= 2**63 or (shape[-1] if shape else 1) % block:
+        check_shape(shape, where)
+        elements = byte_count(shape, torch.uint8)
+        if (shape[-1] if shape else 1) % block:
             raise InputError(f"{where}: shape {shape} does not fit blocks of {block}; the file is damaged")
         dtype = _PLAIN.get(kind.name)
         if dtype is None:

@@ -19,6 +19,7 @@ from tersor.errors import InputError, TersorWarning, UnsupportedTypeError
 from tersor.interop.checkpoint import Checkpoint, CheckpointInfo, TensorInfo
 from tersor.interop.raw import (
     byte_count,
+    check_shape,
     file_size,
     known_dtypes,
     new_bytes,
@@ -33,7 +34,7 @@ _SUFFIX = ".npy"
 _HEADER_LIMIT = 1 << 20
 _DEFLATE_RATIO = 1032  # the most that deflate can shrink, with bzip2 and lzma refused
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, struct.error)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, LookupError, struct.error)
 _COPY_ELEMENTS = 1 << 22
 
 _NUMPY_OF: dict[torch.dtype, np.dtype[Any]] = {
@@ -191,6 +192,5 @@ def _read_header(file: IO[bytes], where: str) -> tuple[np.dtype[Any], tuple[int,
         raise UnsupportedTypeError(f"{where}: an object array holds pickled code; save it as numbers")
     if dtype.newbyteorder("=") not in _TORCH_OF:
         raise UnsupportedTypeError(f"{where}: dtype {dtype} is not supported; save it as plain numbers")
-    if not all(type(d) is int and 0 <= d < 2**63 for d in shape):
-        raise InputError(f"{where}: shape {shape} is not one of an array")
+    check_shape(shape, where)
     return dtype, shape, fortran, begin + length

@@ -24,6 +24,7 @@ from tersor.interop.checkpoint import Checkpoint, CheckpointInfo, TensorInfo
 from tersor.interop.extras import require
 from tersor.interop.raw import (
     byte_count,
+    check_shape,
     file_size,
     known_dtypes,
     new_bytes,
@@ -80,8 +81,7 @@ class OnnxFile(Checkpoint):
         infos = []
         for name, proto in self._protos.items():
             info = TensorInfo(name, tuple(proto.dims), _DTYPES[proto.data_type])
-            if any(d < 0 for d in proto.dims):
-                raise InputError(f"{path}: tensor {name!r} has the shape {info.shape}; the file is damaged")
+            check_shape(info.shape, f"{path}: tensor {name!r}")
             self._check_size(proto, info)
             infos.append(info)
         self.info = CheckpointInfo("onnx", tuple(infos), {MODEL: self._without_data(onnx)})
@@ -124,18 +124,17 @@ class OnnxFile(Checkpoint):
 
     def _place(self, proto: Any, where: str) -> tuple[str, int, int | None]:
         """File, offset and length of external data; the file lies beside the model or below."""
-        entries = {entry.key: entry.value for entry in proto.external_data}
+        entries = {_text(entry.key): _text(entry.value) for entry in proto.external_data}
         location = entries.get("location", "")
-        path = os.path.realpath(self._path.parent / location)
         homes = {os.path.realpath(self._path.parent), os.path.dirname(os.path.realpath(self._path))}
-        inside = any(os.path.commonpath([home, path]) == home for home in homes)
-        if (
-            not location
-            or "\0" in location
-            or os.path.isabs(location)
-            or ".." in Path(location).parts
-            or not inside
-        ):
+        plain = (
+            location
+            and "\0" not in location
+            and not os.path.isabs(location)
+            and ".." not in Path(location).parts
+        )
+        path = os.path.realpath(self._path.parent / location) if plain else ""
+        if not any(path.startswith(home.rstrip(os.sep) + os.sep) for home in homes):
             raise InputError(
                 f"{where}: external data at {location!r} lie outside the model's folder; refused"
             )
@@ -244,22 +243,29 @@ def _tensors(model: Any) -> Iterator[tuple[str, Any, bool]]:
     """(name, TensorProto, whether of a Constant node) of all graphs and functions."""
     yield from _graph_tensors(model.graph, "")
     for function in model.functions:
-        yield from _node_tensors(function.node, f"{function.name}/")
+        yield from _node_tensors(function.node, f"{_text(function.name)}/")
 
 
 def _graph_tensors(graph: Any, prefix: str) -> Iterator[tuple[str, Any, bool]]:
     for proto in graph.initializer:
-        yield prefix + proto.name, proto, False
+        yield prefix + _text(proto.name), proto, False
     yield from _node_tensors(graph.node, prefix)
 
 
 def _node_tensors(nodes: Any, prefix: str) -> Iterator[tuple[str, Any, bool]]:
     for node in nodes:
-        label = node.name or (node.output[0] if node.output else node.op_type)
+        label = _text(node.name or (node.output[0] if node.output else node.op_type))
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.name == "value":
-                yield prefix + node.output[0], attribute.t, True
+                yield prefix + _text(node.output[0] if node.output else node.name), attribute.t, True
             if attribute.HasField("g"):
-                yield from _graph_tensors(attribute.g, f"{prefix}{label}/{attribute.name}/")
+                yield from _graph_tensors(attribute.g, f"{prefix}{label}/{_text(attribute.name)}/")
             for index, graph in enumerate(attribute.graphs):
-                yield from _graph_tensors(graph, f"{prefix}{label}/{attribute.name}.{index}/")
+                yield from _graph_tensors(graph, f"{prefix}{label}/{_text(attribute.name)}.{index}/")
+
+
+def _text(value: Any) -> str:
+    """`value`, which protobuf gives as bytes where a file holds text that is not UTF-8."""
+    if not isinstance(value, str):
+        raise InputError(f"the ONNX model holds the name {value!r}, which is not UTF-8; the file is damaged")
+    return value

@@ -86,6 +86,15 @@ def byte_count(shape: Sequence[int], dtype: torch.dtype) -> int:
     return count
 
 
+def check_shape(shape: Sequence[int], where: str) -> None:
+    """InputError naming `where` unless a tensor may have this shape: sizes >= 0 whose strides fit 64 bits."""
+    span = 1
+    for d in shape:
+        span *= max(d, 1)
+    if any(d < 0 for d in shape) or span >= 2**63:
+        raise InputError(f"{where}: no tensor can have the shape {tuple(shape)}; the file is damaged")
+
+
 def copy_mapped(tensor: Tensor) -> Tensor:
     """A contiguous copy of `tensor`, which lies in a private, unmodified map of a file; gives its pages back.
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tersor.errors import InputError, UnsupportedTypeError
 from tersor.interop.checkpoint import Checkpoint, CheckpointInfo, TensorInfo
-from tersor.interop.raw import byte_count, file_size, open_input, read_tensor, tensor_bytes
+from tersor.interop.raw import byte_count, check_shape, file_size, open_input, read_tensor, tensor_bytes
 
 METADATA = "safetensors.metadata"
 HEADER = "safetensors.header"
@@ -217,6 +217,7 @@ def _entry(name: str, entry: Any, where: str) -> tuple[TensorInfo, int, int]:
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
         raise InputError(f"{where}: shape {shape} and data_offsets {offsets} must be lists of sizes")
+    check_shape(shape, where)
     if offsets[1] - offsets[0] != byte_count(shape, dtype):
         raise InputError(
             f"{where}: shape {shape} of {dtype} takes {byte_count(shape, dtype)} bytes, "

@@ -1,4 +1,4 @@
-"""torch files (.pt, .pth, .th, .bin, .ckpt): zip, legacy and tar ones; never with pickled code.
+"""torch files (.pt, .pth, .th, .bin, .ckpt): zip and legacy ones; never with pickled code.
 
 Attachment: "torch.structure", the nest around the tensors; see `torch_structure`.
 """
@@ -27,6 +27,7 @@ from tersor.interop.zipped import open_member, starts_as_zip
 
 STRUCTURE = "torch.structure"
 _ALIGNMENT = 64
+_TAR_MAGIC = b"ustar"
 _EXPANDED_LIMIT = 1 << 30  # bytes of a tensor that repeats a smaller storage through strides of zero
 _REMEDY = (
     "tersor never runs it. If you trust the file, load it yourself with torch.load(path, weights_only=False) "
@@ -208,6 +209,11 @@ def _check_archive(path: str) -> None:
 
 
 def _load(path: str, mapped: bool) -> Any:
+    with open_input(path) as file:
+        if file.read(512)[257:262] == _TAR_MAGIC:
+            raise UnsafeFileError(
+                f"{path}: torch reads tar files of this age only with pickled code; {_REMEDY}"
+            )
     try:
         if mapped:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -25,6 +25,7 @@ from tersor.errors import InputError, UnsupportedTypeError
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "params", "ema")
 _PARALLEL = "module."
+_DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError, AttributeError, StopIteration)
 _NODE_LIMIT = 5_000_000
 _SCALARS = (bool, int, float, str, type(None))
 _MAPPINGS: dict[type, str] = {dict: "dict", OrderedDict: "ordered", Counter: "counter"}
@@ -64,15 +65,7 @@ def unflatten(structure: bytes, names: Sequence[str], where: str) -> Any | None:
         if top["tensors"] != _fingerprint(names):
             return None
         return _Decoder(names).value(top["root"])
-    except (
-        KeyError,
-        IndexError,
-        TypeError,
-        ValueError,
-        OverflowError,
-        RuntimeError,
-        AttributeError,
-    ) as error:
+    except _DAMAGE as error:
         raise InputError(f"{where}: the structure of the torch file is damaged ({error!r})") from error
 
 
