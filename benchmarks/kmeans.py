@@ -5,21 +5,18 @@ Run: python -m benchmarks.kmeans
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 
 import kmeans1d
 import numpy as np
-from benchmarks.machine import describe
 from sklearn.cluster import KMeans
 
+from benchmarks.machine import write_results
 from tersor.quantization.kmeans import kmeans
 
 VALUES, CLUSTERS = 1_000_000, 16
-RESULTS = Path(__file__).parent / "results" / "kmeans.json"
 
 Clustering = tuple[np.ndarray, np.ndarray]  # centroids (K,), codes (n,)
 
@@ -66,14 +63,10 @@ def main() -> None:
         for method, result in results.items():
             ratio = results["scikit-learn n_init=1"]["seconds"] / result["seconds"]
             excess = result["sse"] / results["kmeans1d"]["sse"] - 1
-            print(
-                f"{name:8} {method:24} {result['seconds'] * 1e3:9.1f} {f'1/{ratio:.1f}':>11} {excess:16.1e}"
-            )
+            print(f"{name:8} {method:24} {result['seconds'] * 1e3:9.1f} {f'1/{ratio:.1f}':>11} {excess:16.1e}")
             rows.append({"data": name, "method": method, **result, "speedup": ratio, "excess": excess})
     versions = {package: version(package) for package in ("scikit-learn", "kmeans1d")}
-    report = {"values": VALUES, "clusters": CLUSTERS, "machine": describe() | versions, "rows": rows}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    write_results("kmeans", {"values": VALUES, "clusters": CLUSTERS, "peers": versions, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How much smaller are real checkpoints, exact to the bit, and how fast is it? Against zipnn and xz, in one process.
 
-    python -m benchmarks.lossless          writes benchmarks/results/lossless.json
+python -m benchmarks.lossless          writes benchmarks/results/lossless.json
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 import torch
 import zipnn
+from benchmarks.machine import write_results
+from benchmarks.sources import package_file
 from safetensors.torch import load_file, save
 
 import tersor
-from benchmarks.machine import write_results
-from benchmarks.sources import package_file
 
 
 def timed(work: Callable[[], object], repeats: int) -> tuple[object, float]:

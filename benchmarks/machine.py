@@ -1,10 +1,13 @@
-"""The machine that a benchmark ran on, for the JSON beside its numbers."""
+"""The machine that a benchmark ran on, and the JSON that keeps its numbers."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -23,6 +26,14 @@ def describe() -> dict[str, str | int]:
         "torch": torch.__version__,
         "numpy": numpy.__version__,
     }
+
+
+def write_results(name: str, results: dict[str, Any]) -> None:
+    """Writes results/<name>.json with the command that made it and the machine it ran on."""
+    path = Path(__file__).parent / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    command = " ".join(["python -m", f"benchmarks.{name}", *sys.argv[1:]])
+    path.write_text(json.dumps({"command": command, "machine": describe(), **results}, indent=2) + "\n")
 
 
 def _cpu_model() -> str:

@@ -16,9 +16,8 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-
 from benchmarks.machine import write_results
+from safetensors.torch import save_file
 
 
 def make_sharded(folder: Path, megabytes: int, shards: int = 4) -> int:
@@ -88,9 +87,7 @@ def main() -> None:
             label: median_seconds(5, "-m", "tersor", "inspect", folder / file, "--json")
             for label, file in (("small file", "tiny.tsr"), ("large file", "t1.tsr"))
         }
-    results["import_seconds"] = {
-        what: median_seconds(7, "-c", f"import {what}") for what in ("torch", "tersor")
-    }
+    results["import_seconds"] = {what: median_seconds(7, "-c", f"import {what}") for what in ("torch", "tersor")}
     print(results["inspect_seconds"], results["import_seconds"])
     write_results("resources", results)
 

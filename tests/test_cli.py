@@ -160,9 +160,7 @@ def test_standard_streams(model, tmp_path):
         check=True,
     )
     assert b"bits a weight" in small.stderr
-    back = subprocess.run(
-        [*command, "decompress", "-", "-o", "-"], input=small.stdout, capture_output=True, check=True
-    )
+    back = subprocess.run([*command, "decompress", "-", "-o", "-"], input=small.stdout, capture_output=True, check=True)
     assert back.stdout == model.read_bytes()
     shown = subprocess.run([*command, "inspect", "-"], input=small.stdout, capture_output=True, check=True)
     assert b"fc.weight" in shown.stdout
@@ -198,9 +196,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "code", "says"), BAD, ids=[" ".join(row[0]) for row in BAD])
-def test_errors_have_exit_codes_and_leave_nothing(
-    model, tmp_path, monkeypatch, capsys, arguments, code, says
-):
+def test_errors_have_exit_codes_and_leave_nothing(model, tmp_path, monkeypatch, capsys, arguments, code, says):
     monkeypatch.chdir(tmp_path)
     run("compress", "model.safetensors", "-o", "good.tsr")
     good = (tmp_path / "good.tsr").read_bytes()

@@ -15,9 +15,7 @@ from tests.strategies import same_bits
 
 def network(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10)
-    )
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
 
 
 def saved(compressed) -> io.BytesIO:
@@ -110,10 +108,7 @@ def test_nan_and_inf_stay_exact_with_a_warning():
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_file_does_not_depend_on_threads(threads):
-    assert (
-        saved(tersor.compress(network(), threads=threads)).getvalue()
-        == saved(tersor.compress(network())).getvalue()
-    )
+    assert saved(tersor.compress(network(), threads=threads)).getvalue() == saved(tersor.compress(network())).getvalue()
 
 
 def test_contradictions_are_refused():
@@ -122,7 +117,7 @@ def test_contradictions_are_refused():
             tersor.compress(network(), **options)
     with pytest.raises(UsageError, match="bits must be an integer from 1 to 16"):
         tersor.compress(network(), bits=0)
-    with pytest.raises(UsageError, match="nn.Module"):
+    with pytest.raises(UsageError, match=r"nn\.Module"):
         tersor.compress(3)
     with pytest.raises(UsageError, match="threads is 0"):
         tersor.compress(network(), threads=0)

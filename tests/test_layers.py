@@ -26,6 +26,6 @@ def test_geometry_of_a_shape(shape, expected):
 @given(st.lists(st.integers(0, 6), max_size=6))
 def test_no_weight_is_lost(shape):
     g = geometry(shape)
-    assert g.count == math.prod(shape)
+    assert g.elements == math.prod(shape)
     assert matrix_shape(shape) == (g.rows, g.row_length)
-    assert g.rows * g.row_length == g.count
+    assert g.rows * g.row_length == g.elements

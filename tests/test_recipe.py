@@ -33,17 +33,13 @@ def test_default_is_8_bits_for_weights_and_lossless_for_the_rest():
 
 
 def test_the_last_match_wins():
-    got = representations(
-        Rule("*", Quantize(bits=8)), Rule("features.*", Quantize(bits=3)), Rule("f*0.*", Palettize())
-    )
+    got = representations(Rule("*", Quantize(bits=8)), Rule("features.*", Quantize(bits=3)), Rule("f*0.*", Palettize()))
     assert got["features.0.weight"] == Palettize()
     assert got["classifier.weight"] == Quantize(bits=8)
 
 
 def test_pruning_and_representation_are_decided_apart():
-    plan = Recipe([Rule("*", Quantize(), Prune(density=0.5)), Rule("classifier.*", Palettize(bits=2))]).plan(
-        KEYS
-    )
+    plan = Recipe([Rule("*", Quantize(), Prune(density=0.5)), Rule("classifier.*", Palettize(bits=2))]).plan(KEYS)
     assert plan["classifier.weight"].representation == Palettize(bits=2)
     assert plan["classifier.weight"].prune == Prune(density=0.5)
     assert plan["steps"].prune is None
@@ -56,9 +52,7 @@ def test_exact_names_reach_vectors_but_never_integers():
 
 
 def test_a_pattern_that_matches_nothing_is_an_error_with_a_hint():
-    with pytest.raises(
-        UsageError, match=r"'clasifier.weight' matches none of the 5 tensors; did you mean classifier"
-    ):
+    with pytest.raises(UsageError, match=r"'clasifier.weight' matches none of the 5 tensors; did you mean classifier"):
         Recipe([Rule("clasifier.weight", Quantize())]).plan(KEYS)
 
 

@@ -66,9 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("inspect", help="what a .tsr file holds, tensor by tensor")
     command.add_argument("file", help=".tsr file, or - for standard input")
-    command.add_argument(
-        "--full", action="store_true", help="decode and verify everything, also in large files"
-    )
+    command.add_argument("--full", action="store_true", help="decode and verify everything, also in large files")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_inspect)
 
@@ -77,17 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_verify)
 
-    command = commands.add_parser(
-        "diff", help="compare two checkpoints, tensor by tensor; either may be a .tsr file"
-    )
+    command = commands.add_parser("diff", help="compare two checkpoints, tensor by tensor; either may be a .tsr file")
     command.add_argument("a", help="the reference")
     command.add_argument("b", help="what is compared with it")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_diff)
 
-    command = commands.add_parser(
-        "demo", help="train, prune, cluster and code a small network on real digits"
-    )
+    command = commands.add_parser("demo", help="train, prune, cluster and code a small network on real digits")
     command.add_argument("-o", "--output", default="digits.tsr", help="file to write (default: %(default)s)")
     command.add_argument("--seed", type=int, default=0, help="of the training (default: %(default)s)")
     command.set_defaults(run=_demo)
@@ -103,21 +97,15 @@ def _add_compress(commands: Any) -> None:
         "channel, and everything else stays exact.",
     )
     command.add_argument("input", help="checkpoint file or folder, or - for standard input")
-    command.add_argument(
-        "-o", "--output", help=".tsr file, or - for standard output (default: input's name + .tsr)"
-    )
+    command.add_argument("-o", "--output", help=".tsr file, or - for standard output (default: input's name + .tsr)")
     command.add_argument("--lossless", action="store_true", help="exact to the bit")
-    command.add_argument(
-        "--bits", type=int, help="bits a weight: 1-16 uniform or fixed (default 8), 1-8 palettize (4)"
-    )
+    command.add_argument("--bits", type=int, help="bits a weight: 1-16 uniform or fixed (default 8), 1-8 palettize (4)")
     command.add_argument(
         "--method",
         choices=["uniform", "palettize", "fixed", "binary", "ternary", "float16", "bfloat16", "float8"],
         help="representation of the weights (default: uniform)",
     )
-    command.add_argument(
-        "--group-size", type=int, metavar="N", help="uniform: one step for N weights of a row"
-    )
+    command.add_argument("--group-size", type=int, metavar="N", help="uniform: one step for N weights of a row")
     command.add_argument("--affine", action="store_true", help="uniform: with a zero point")
     command.add_argument(
         "--density", type=float, metavar="D", help="keep this part of each weight (0-1), largest first"
@@ -125,17 +113,11 @@ def _add_compress(commands: Any) -> None:
     command.add_argument(
         "--include", action="append", default=[], metavar="PATTERN", help="only these tensors (repeat)"
     )
-    command.add_argument(
-        "--exclude", action="append", default=[], metavar="PATTERN", help="not these tensors (repeat)"
-    )
+    command.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="not these tensors (repeat)")
     command.add_argument("--recipe", metavar="FILE", help="YAML or JSON recipe instead of the options above")
     command.add_argument("--coder", choices=["auto", "raw", "rans", "adaptive", "huffman"], default="auto")
-    command.add_argument(
-        "--profile", choices=["small", "fast"], default="small", help="smallest file or fast decoding"
-    )
-    command.add_argument(
-        "--threads", type=int, metavar="N", help="default: one a CPU; the file does not depend on it"
-    )
+    command.add_argument("--profile", choices=["small", "fast"], default="small", help="smallest file or fast decoding")
+    command.add_argument("--threads", type=int, metavar="N", help="default: one a CPU; the file does not depend on it")
     command.add_argument("--force", action="store_true", help="replace an output that exists")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_compress)
@@ -149,9 +131,7 @@ def _add_decompress(commands: Any) -> None:
         ".safetensors, .pt (.pth, .th, .bin, .ckpt), .npz, .onnx, .gguf, or a folder.",
     )
     command.add_argument("file", help=".tsr file, or - for standard input")
-    command.add_argument(
-        "-o", "--output", help="checkpoint to write, or - for standard output (default: beside FILE)"
-    )
+    command.add_argument("-o", "--output", help="checkpoint to write, or - for standard output (default: beside FILE)")
     command.add_argument(
         "--format", choices=sorted(set(_SUFFIXES) - {"state_dict"}), help="instead of the output's name"
     )
@@ -207,8 +187,7 @@ def _recipe(options: argparse.Namespace) -> Any:
     given = {
         f"--{name.replace('_', '-')}": bool(value) if isinstance(value, (bool, list)) else value is not None
         for name, value in vars(options).items()
-        if name
-        in ("lossless", "bits", "method", "group_size", "affine", "density", "include", "exclude", "recipe")
+        if name in ("lossless", "bits", "method", "group_size", "affine", "density", "include", "exclude", "recipe")
     }
     for alone in ("--recipe", "--lossless"):
         others = [name for name, is_given in given.items() if is_given and name != alone]
@@ -246,9 +225,7 @@ def _representation(options: argparse.Namespace) -> Any:
     if method == "fixed":
         return FixedPoint(bits=bits)
     granularity = "channel" if options.group_size is None else "group"
-    return Quantize(
-        bits=bits, symmetric=not options.affine, granularity=granularity, group_size=options.group_size
-    )
+    return Quantize(bits=bits, symmetric=not options.affine, granularity=granularity, group_size=options.group_size)
 
 
 def _decompress(options: argparse.Namespace) -> int:
@@ -312,9 +289,7 @@ def _verify(options: argparse.Namespace) -> int:
             reader.verify()
             count = sum(1 for _ in reader.tensors(executor))
             reader.attachments()
-            reports.append(
-                {"file": name, "tensors": count, "content_id": reader.content_id.hex(), "ok": True}
-            )
+            reports.append({"file": name, "tensors": count, "content_id": reader.content_id.hex(), "ok": True})
         if not options.json:
             print(f"{name}: ok, {count} tensors, content id {reports[-1]['content_id']}")
     if options.json:
@@ -367,19 +342,13 @@ def _beside(path: str, suffix: str) -> str:
     """The default output: the input's name with another suffix. UsageError where that is the input itself."""
     source = Path(path)
     name = source.name if source.is_dir() else source.stem
-    target = (
-        source.with_name(name + suffix)
-        if name
-        else source.resolve().with_name(source.resolve().name + suffix)
-    )
+    target = source.with_name(name + suffix) if name else source.resolve().with_name(source.resolve().name + suffix)
     if target.name == source.name:
         raise UsageError(f"{path}: the output would be named as the input; name another with -o")
     return str(target)
 
 
-def _print(
-    options: argparse.Namespace, report: dict[str, Any], text: str, *, to_stderr: bool = False
-) -> None:
+def _print(options: argparse.Namespace, report: dict[str, Any], text: str, *, to_stderr: bool = False) -> None:
     stream = sys.stderr if to_stderr else sys.stdout
     print(json.dumps(report, indent=2) if options.json else text, file=stream)
 

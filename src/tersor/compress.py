@@ -90,9 +90,7 @@ def choose_recipe(recipe: Recipe | None, *, bits: int | None = None, lossless: b
     return recipe or Recipe.default()
 
 
-def source_bytes(
-    model: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str], checkpoint: Checkpoint
-) -> int:
+def source_bytes(model: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str], checkpoint: Checkpoint) -> int:
     """Bytes before compression: of the file or the whole folder, or of the tensors of a model in memory."""
     if isinstance(model, (str, os.PathLike)):
         path = Path(model)
@@ -148,9 +146,7 @@ def _jobs(checkpoint: Checkpoint, plan: dict[str, Treatment]) -> Iterator[_Job]:
             yield _Job(info, checkpoint.read(info.name), treatment)
 
 
-def _fit_group(
-    checkpoint: Checkpoint, plan: dict[str, Treatment], of: Treatment
-) -> dict[str, CompressedTensor]:
+def _fit_group(checkpoint: Checkpoint, plan: dict[str, Treatment], of: Treatment) -> dict[str, CompressedTensor]:
     """Fits all tensors that share a codebook. They are in memory together, as they must be."""
     infos = [i for i in checkpoint.info.tensors if plan[i.name].share == of.share and i.tied_to is None]
     values = [checkpoint.read(info.name) for info in infos]

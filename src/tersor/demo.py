@@ -69,9 +69,7 @@ def digits_network() -> nn.Module:
     )
 
 
-def run_demo(
-    output: str | os.PathLike[str], *, seed: int = 0, show: Callable[[str], None] = print
-) -> list[Step]:
+def run_demo(output: str | os.PathLike[str], *, seed: int = 0, show: Callable[[str], None] = print) -> list[Step]:
     """Runs all steps, writes the smallest file to `output` (replacing it) and shows the table.
 
     Raises MissingExtraError if scikit-learn is missing, OutputError if `output` cannot be written.
@@ -84,9 +82,8 @@ def run_demo(
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        show(
-            f"training on {len(train.labels)} images, choosing on {len(validation.labels)}, testing on {len(test.labels)}"
-        )
+        sizes = [len(split.labels) for split in (train, validation, test)]
+        show("training on {} images, choosing on {}, testing on {}".format(*sizes))
         params = fit(model, dict(model.named_parameters()), train, validation, epochs=60, rate=3e-3)
         torch.save(params, folder / "dense.pt")
         dense = os.path.getsize(folder / "dense.pt")
@@ -94,11 +91,7 @@ def run_demo(
 
         masks: dict[str, Tensor] = {}
         for density in _DENSITIES:
-            masks = {
-                key: magnitude_mask(value, density=density)
-                for key, value in params.items()
-                if value.dim() > 1
-            }
+            masks = {key: magnitude_mask(value, density=density) for key, value in params.items() if value.dim() > 1}
             params = fit(model, params, train, validation, epochs=25, rate=1e-3, masks=masks)
         pruned = compress(params, Recipe([Rule("*", Lossless(), Prune(density=_DENSITIES[-1]))]))
         steps.append(_saved("pruned and fine-tuned", pruned, folder, model, test, coder="raw"))
@@ -116,9 +109,7 @@ def run_demo(
     size = os.path.getsize(output)
     steps.append(Step("entropy coded", size, accuracy(model, load(output), test)))
 
-    rows = [
-        [s.name, f"{s.file_bytes:,}", f"{dense / s.file_bytes:.1f}x", f"{s.accuracy:.2f} %"] for s in steps
-    ]
+    rows = [[s.name, f"{s.file_bytes:,}", f"{dense / s.file_bytes:.1f}x", f"{s.accuracy:.2f} %"] for s in steps]
     show(table(["step", "bytes on disk", "ratio", "test accuracy"], rows, right=(1, 2, 3)))
     show(f"\nwrote {output} ({size:,} bytes) in {time.perf_counter() - start:.0f} s; look at it with:")
     show(f"    tersor inspect {output}")
@@ -152,9 +143,7 @@ def loss(model: nn.Module, params: Params, split: Split) -> float:
     """Mean cross-entropy of the split, in nats."""
     model.eval()
     with torch.no_grad():
-        return float(
-            nn.functional.cross_entropy(functional_call(model, params, (split.images,)), split.labels)
-        )
+        return float(nn.functional.cross_entropy(functional_call(model, params, (split.images,)), split.labels))
 
 
 def fit(
@@ -180,9 +169,7 @@ def fit(
     return _train(model, list(trained.values()), built, train, validation, epochs=epochs, rate=rate)
 
 
-def train_centroids(
-    model: nn.Module, clustered: CompressedModel, train: Split, validation: Split
-) -> CompressedModel:
+def train_centroids(model: nn.Module, clustered: CompressedModel, train: Split, validation: Split) -> CompressedModel:
     """The model with its centroids trained: each gets the sum of the gradients of the weights that share it
     (Han et al. 2016, equation 3), which is what indexing differentiates to. Assignments and masks stay."""
     tensors = {entry.name: entry.tensor for entry in clustered.entries}
@@ -200,9 +187,7 @@ def train_centroids(
     order = {key: centroids[key].detach().argsort().argsort().to(torch.uint8) for key in books}
     for key, book in new.items():
         new[key] = replace(book, codes=order[key][0][codes[key]])
-    return replace(
-        clustered, entries=tuple(replace(e, tensor=new.get(e.name, e.tensor)) for e in clustered.entries)
-    )
+    return replace(clustered, entries=tuple(replace(e, tensor=new.get(e.name, e.tensor)) for e in clustered.entries))
 
 
 def _train(
@@ -231,9 +216,7 @@ def _train(
             shift = torch.randint(-1, 2, (2,)).tolist()
             images = train.images[batch].roll(shift, (2, 3))
             optimizer.zero_grad()
-            nn.functional.cross_entropy(
-                functional_call(model, built(), (images,)), train.labels[batch]
-            ).backward()
+            nn.functional.cross_entropy(functional_call(model, built(), (images,)), train.labels[batch]).backward()
             optimizer.step()
             schedule.step()
     with torch.no_grad():
@@ -242,9 +225,7 @@ def _train(
     return {key: value.detach().clone() for key, value in built().items()}
 
 
-def _saved(
-    name: str, model: CompressedModel, folder: Path, network: nn.Module, test: Split, *, coder: str
-) -> Step:
+def _saved(name: str, model: CompressedModel, folder: Path, network: nn.Module, test: Split, *, coder: str) -> Step:
     """Saves, reloads and tests one stage."""
     path = folder / f"{name.split()[0].rstrip(',')}.tsr"
     sizes = save(model, path, coder=coder)

@@ -82,9 +82,7 @@ def _checked_target(target: Path, force: bool) -> Path:
     if not target.parent.is_dir():
         raise OutputError(f"{target}: the folder {target.parent} does not exist; create it first")
     if target.exists() and not force:
-        raise OutputError(
-            f"{target} exists already; pass --force (force=True) to replace it, or name another output"
-        )
+        raise OutputError(f"{target} exists already; pass --force (force=True) to replace it, or name another output")
     _remove_stale(target)
     return target
 
@@ -125,9 +123,7 @@ def _output_errors(target: Path) -> Iterator[None]:
             errno.EIO,
             errno.EFBIG,
         ):
-            raise OutputError(
-                f"{target}: cannot be written ({error.strerror}); nothing was written"
-            ) from error
+            raise OutputError(f"{target}: cannot be written ({error.strerror}); nothing was written") from error
         raise
 
 

@@ -21,7 +21,7 @@ class Geometry(NamedTuple):
     kernel: int = 1
 
     @property
-    def count(self) -> int:
+    def elements(self) -> int:
         """Number of elements."""
         return self.rows * self.columns * self.kernel
 

@@ -83,9 +83,7 @@ class Rule:
                 continue
             options = {} if value is None else value
             if not isinstance(options, dict):
-                raise UsageError(
-                    f"the rule for {match!r}: options of {key!r} must be a mapping, got {value!r}"
-                )
+                raise UsageError(f"the rule for {match!r}: options of {key!r} must be a mapping, got {value!r}")
             if key == Prune.name:
                 prune = Prune.from_dict(options)
             elif key not in REPRESENTATIONS:
@@ -198,9 +196,7 @@ def _parse(text: str, name: str) -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise MissingExtraError(
-            f"{name}: YAML recipes need PyYAML; run: pip install 'tersor[yaml]'"
-        ) from error
+        raise MissingExtraError(f"{name}: YAML recipes need PyYAML; run: pip install 'tersor[yaml]'") from error
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -211,7 +207,5 @@ def _no_match(pattern: str, tensors: Sequence[TensorKey]) -> str:
     from difflib import get_close_matches
 
     near = get_close_matches(pattern, [tensor.name for tensor in tensors], n=3, cutoff=0.5)
-    hint = (
-        f"; did you mean {', '.join(near)}?" if near else "; `tersor inspect` lists the names of a .tsr file"
-    )
+    hint = f"; did you mean {', '.join(near)}?" if near else "; `tersor inspect` lists the names of a .tsr file"
     return f"the pattern {pattern!r} matches none of the {len(tensors)} tensors{hint}"

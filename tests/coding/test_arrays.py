@@ -3,14 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tests.coding.make import geometry_of
-from tests.twins import planes as twin
 
 from tersor._native import core
 from tersor.coding import CodingConfig, CorruptStreamError, Method, State, decode_array, encode_array
 from tersor.coding.arrays import _TRANSFORMS
 from tersor.coding.varint import read_varint
 from tersor.layers import Geometry
+from tests.coding.make import geometry_of
+from tests.twins import planes as twin
 
 WORDS = (np.uint8, np.uint16, np.uint32, np.uint64)
 FAST = CodingConfig(profile="fast")
@@ -66,9 +66,7 @@ def test_planes_are_those_of_the_twin(words, kind):
 
 
 def test_special_floats_keep_their_bits():
-    specials = np.array(
-        [0x80000000, 0, 0x7FC00001, 0xFF800001, 0x7F800000, 0x7FA00000, 1, 0x807FFFFF], np.uint32
-    )
+    specials = np.array([0x80000000, 0, 0x7FC00001, 0xFF800001, 0x7F800000, 0x7FA00000, 1, 0x807FFFFF], np.uint32)
     for repeat in (1, 1000):
         round_trip(np.tile(specials, repeat), "float")
 

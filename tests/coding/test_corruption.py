@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from tests.coding.make import damaged, geometry_of, guarded, limits, symbols_of
-from tests.coding.test_symbols import CODED, native_encode
 
 from tersor._native import core
 from tersor.coding import (
@@ -17,6 +15,8 @@ from tersor.coding import (
     encode_array,
     encode_mask,
 )
+from tests.coding.make import damaged, geometry_of, guarded, limits, symbols_of
+from tests.coding.test_symbols import CODED, native_encode
 
 ROUNDS = 120
 

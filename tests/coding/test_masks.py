@@ -3,14 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tests.coding.make import geometry_of
-from tests.twins import masks as twin
-from tests.twins.adaptive import Model
 
 from tersor._native import core
 from tersor.coding import CodingConfig, CorruptStreamError, Method, State, decode_mask, encode_mask
 from tersor.coding.masks import _split_gaps
 from tersor.layers import Geometry
+from tests.coding.make import geometry_of
+from tests.twins import masks as twin
+from tests.twins.adaptive import Model
 
 DENSITIES = (0, 0.002, 0.1, 0.5, 0.9, 1)
 
@@ -65,7 +65,7 @@ def test_bits_are_those_of_the_twin(density):
     geometry = Geometry(7, 8, 9)
     state, model, back = State(), Model(), Model()
     for seed in range(2):
-        mask = random_mask(density, geometry.count, seed)
+        mask = random_mask(density, geometry.elements, seed)
         blob = core.encode_mask(mask, geometry.row_length, geometry.kernel, state.native)
         assert blob == twin.encode_bits(mask.tolist(), geometry, model)
         assert twin.decode_bits(blob, geometry, back) == mask.tolist()

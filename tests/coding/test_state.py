@@ -1,5 +1,4 @@
 import numpy as np
-from tests.coding.make import symbols_of
 
 from tersor.coding import (
     CodingConfig,
@@ -13,6 +12,7 @@ from tersor.coding import (
     encode_symbols,
 )
 from tersor.layers import Geometry
+from tests.coding.make import symbols_of
 
 ADAPTIVE = CodingConfig("adaptive")
 GEOMETRY = Geometry(20, 50)

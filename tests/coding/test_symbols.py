@@ -2,11 +2,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.coding.make import SHAPES, WIDTHS, geometry_of, limits, symbols_of
-from tests.twins import adaptive as adaptive_twin
-from tests.twins import huffman as huffman_twin
-from tests.twins import rans as rans_twin
-from tests.twins.adaptive import Model
 
 from tersor._native import core
 from tersor.coding import (
@@ -19,6 +14,11 @@ from tersor.coding import (
     entropy,
 )
 from tersor.layers import Geometry
+from tests.coding.make import SHAPES, WIDTHS, geometry_of, limits, symbols_of
+from tests.twins import adaptive as adaptive_twin
+from tests.twins import huffman as huffman_twin
+from tests.twins import rans as rans_twin
+from tests.twins.adaptive import Model
 
 CODED = {"rans": Method.RANS, "huffman": Method.HUFFMAN, "adaptive": Method.ADAPTIVE}
 ENCODE = {"rans": core.encode_rans, "huffman": core.encode_huffman}
@@ -109,14 +109,12 @@ def test_the_twin_of_rans_agrees_on_32_lanes_and_wide_tables():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(
-    "dtype, bits", [(np.uint8, 8), (np.uint8, 3), (np.int8, 2), (np.int8, 8), (np.int16, 16)]
-)
+@pytest.mark.parametrize("dtype, bits", [(np.uint8, 8), (np.uint8, 3), (np.int8, 2), (np.int8, 8), (np.int16, 16)])
 def test_adaptive_writes_the_bytes_of_its_twin(shape, dtype, bits):
     geometry = Geometry(6, 5, 9)
     state, model, back = State(), Model(), Model()
     for seed in range(2):  # the second stream meets what the first taught
-        symbols = symbols_of(shape, dtype, bits, geometry.count, seed)
+        symbols = symbols_of(shape, dtype, bits, geometry.elements, seed)
         blob = native_encode("adaptive", symbols, geometry, bits, state)
         signed = symbols.dtype.kind == "i"
         assert blob == adaptive_twin.encode(symbols.tolist(), geometry, bits, signed, model)
@@ -128,8 +126,7 @@ def test_auto_keeps_the_smallest():
         symbols = symbols_of(shape, np.int8, 4, 2000)
         geometry = geometry_of(2000)
         sizes = [
-            len(encode_symbols(symbols, geometry, 4, CodingConfig(coder), State())[1])
-            for coder in ("raw", *CODED)
+            len(encode_symbols(symbols, geometry, 4, CodingConfig(coder), State())[1]) for coder in ("raw", *CODED)
         ]
         assert len(encode_symbols(symbols, geometry, 4, CodingConfig(), State())[1]) == min(sizes)
 

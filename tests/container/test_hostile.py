@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 from pathlib import Path
@@ -113,12 +114,12 @@ def test_errors_name_the_file_and_the_fault(tmp_path: Path):
     raw = bytearray(sample())
     raw[4] = 9
     path.write_bytes(raw)
-    with pytest.raises(UnsupportedVersionError, match="version 9.*update tersor"):
+    with pytest.raises(UnsupportedVersionError, match=r"version 9.*update tersor"):
         Reader(path)
     path.write_bytes(sample()[:-100])
-    with pytest.raises(CorruptFileError, match="truncated|damaged"):
+    with pytest.raises(CorruptFileError, match=r"truncated|damaged"):
         Reader(path)
-    with pytest.raises(InputError, match="missing.tsr: cannot be read"):
+    with pytest.raises(InputError, match=r"missing\.tsr: cannot be read"):
         Reader(tmp_path / "missing.tsr")
     with pytest.raises(InputError, match="cannot be read"):
         Reader(tmp_path)
@@ -132,15 +133,11 @@ def test_mutated_indexes_with_right_checksums_end_in_typed_errors():
     for _ in range(4000):
         mutated = bytearray(index)
         for _ in range(random.choice([1, 1, 1, 2, 5])):
-            mutated[random.randrange(len(mutated))] = random.choice(
-                [0, 1, 0x7F, 0x80, 0xFF, random.randrange(256)]
-            )
+            mutated[random.randrange(len(mutated))] = random.choice([0, 1, 0x7F, 0x80, 0xFF, random.randrange(256)])
         if random.random() < 0.2:
             del mutated[random.randrange(len(mutated)) :]
-        try:
+        with contextlib.suppress(CorruptFileError):
             read_all(forged(bytes(mutated), payload, sums), max_bytes=1 << 20)
-        except (CorruptFileError, LimitError):
-            pass
 
 
 def test_mutated_payloads_with_right_checksums_end_in_typed_errors():
@@ -150,10 +147,8 @@ def test_mutated_payloads_with_right_checksums_end_in_typed_errors():
         mutated = bytearray(payload)
         for _ in range(random.choice([1, 2, 8])):
             mutated[random.randrange(len(mutated))] = random.randrange(256)
-        try:
+        with contextlib.suppress(CorruptFileError):
             read_all(forged(index, bytes(mutated), [xxh3_64(bytes(mutated))]))
-        except CorruptFileError:
-            pass
 
 
 def one_tensor(dims: list[int], name: bytes = b"x") -> bytes:

@@ -108,9 +108,7 @@ def big() -> bytes:
 
 def test_bytes_do_not_depend_on_threads(big):
     with ThreadPoolExecutor(3) as executor:
-        again = written(
-            big_entries(), {"note": b"x" * 50_000}, coding=CodingConfig("auto", "fast"), executor=executor
-        )
+        again = written(big_entries(), {"note": b"x" * 50_000}, coding=CodingConfig("auto", "fast"), executor=executor)
     assert again == big
 
 
@@ -201,9 +199,7 @@ def test_three_layer_network_has_at_most_100_bytes_of_overhead():
     for number, (rows, columns) in enumerate([(300, 784), (100, 300), (10, 100)], start=1):
         codes = torch.randint(-2, 2, (rows, columns), generator=g).to(torch.int8)
         scale = torch.rand(1, 1, generator=g)
-        entries.append(
-            Entry(f"fc{number}.weight", Uniform(codes.shape, torch.float32, None, 4, codes, scale, None, 0))
-        )
+        entries.append(Entry(f"fc{number}.weight", Uniform(codes.shape, torch.float32, None, 4, codes, scale, None, 0)))
         entries.append(Entry(f"fc{number}.bias", dense(torch.randn(rows, generator=g))))
     file = io.BytesIO()
     summary = write_tsr(file, entries, {})

@@ -6,10 +6,10 @@ import zlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.twins import text_model as twin
 
 from tersor.container.text import compress_text, decompress_text
 from tersor.errors import CorruptFileError
+from tests.twins import text_model as twin
 
 
 def joined(names: list[str]) -> bytes:
@@ -41,9 +41,9 @@ COLUMNS = bytes([1, 0] * 3 + [0] * 6 + [2, 1] * 3) + bytes.fromhex("ac02 9006 ac
 
 texts = st.one_of(
     st.binary(max_size=300),
-    st.lists(
-        st.sampled_from(["layers.", "7", "12.", "999999999", "bias\0", "weight\0", "9", "\x80"]), max_size=60
-    ).map(lambda parts: "".join(parts).encode("latin-1")),
+    st.lists(st.sampled_from(["layers.", "7", "12.", "999999999", "bias\0", "weight\0", "9", "\x80"]), max_size=60).map(
+        lambda parts: "".join(parts).encode("latin-1")
+    ),
 )
 
 
@@ -61,9 +61,7 @@ def test_a_tiny_index_is_below_two_fifths():
     assert len(compress_text(text)) < 0.4 * len(text)
 
 
-@pytest.mark.parametrize(
-    "text", [joined(mlp_names()) + COLUMNS, joined(resnet_names())[:700], bytes(range(256))]
-)
+@pytest.mark.parametrize("text", [joined(mlp_names()) + COLUMNS, joined(resnet_names())[:700], bytes(range(256))])
 def test_same_bytes_as_the_twin(text):
     assert compress_text(text) == twin.compress(text)
 

@@ -53,15 +53,11 @@ def write(path, plain=(), quantized=(), file_type=None, alignment=None):
 
 
 def fields(path):
-    return {
-        name: field.contents() for name, field in gguf.GGUFReader(path).fields.items() if "GGUF." not in name
-    }
+    return {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items() if "GGUF." not in name}
 
 
 def plain_tensors():
-    return {
-        f"t.{name}": random_tensor(dtype, (2, 3, 4), seed) for seed, (dtype, name) in enumerate(PLAIN.items())
-    }
+    return {f"t.{name}": random_tensor(dtype, (2, 3, 4), seed) for seed, (dtype, name) in enumerate(PLAIN.items())}
 
 
 @pytest.mark.parametrize("alignment", [None, 64])
@@ -112,9 +108,7 @@ def test_dtype_that_the_format_lacks(tmp_path):
     with open_checkpoint(write(tmp_path / "a.gguf", {"w": torch.ones(2)})) as checkpoint:
         attachments = checkpoint.info.attachments
     with pytest.raises(UnsupportedTypeError, match=r"'w'.*bool"):
-        write_checkpoint(
-            StateDict({"w": torch.ones(2, dtype=torch.bool)}, attachments, "gguf"), tmp_path / "b.gguf"
-        )
+        write_checkpoint(StateDict({"w": torch.ones(2, dtype=torch.bool)}, attachments, "gguf"), tmp_path / "b.gguf")
 
 
 def test_every_truncation_is_found(tmp_path):
@@ -177,9 +171,7 @@ def test_damaged_file(tmp_path, data, message):
 
 def test_the_least_file_is_read(tmp_path):
     path = tmp_path / "x.gguf"
-    path.write_bytes(
-        file_of(entry(), entry(b"scalar", (), 0, 32), data=struct.pack("<4f", 1, 2, 3, 4) + b"\0" * 48)
-    )
+    path.write_bytes(file_of(entry(), entry(b"scalar", (), 0, 32), data=struct.pack("<4f", 1, 2, 3, 4) + b"\0" * 48))
     assert_holds(path, {"a": torch.arange(1.0, 5.0), "scalar": torch.tensor(0.0)})
 
 

@@ -98,9 +98,7 @@ def test_torch_weights_come_back(tmp_path, sharded):
 def test_weights_in_sub_folders(tmp_path):
     source = tmp_path / "source"
     write_shards(source, shards())
-    write_shards(
-        source / "2_Dense", {"model.safetensors": {"linear.weight": torch.ones(2, 2)}}, "unused.json"
-    )
+    write_shards(source / "2_Dense", {"model.safetensors": {"linear.weight": torch.ones(2, 2)}}, "unused.json")
     with open_checkpoint(source) as checkpoint:
         assert "2_Dense/linear.weight" in [t.name for t in checkpoint.info.tensors]
     convert(source, tmp_path / "copy")
@@ -149,17 +147,13 @@ def test_other_sources_become_model_safetensors_alone(tmp_path):
     assert load_file(tmp_path / "folder" / "model.safetensors")["w"].sum() == 3
     save_file({"w": torch.ones(3)}, tmp_path / "b.safetensors", metadata={"format": "pt", "x": "y"})
     convert(tmp_path / "b.safetensors", tmp_path / "other")
-    assert (tmp_path / "other" / "model.safetensors").read_bytes() == (
-        tmp_path / "b.safetensors"
-    ).read_bytes()
+    assert (tmp_path / "other" / "model.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
 def test_folder_as_one_safetensors_file(tmp_path):
     write_shards(tmp_path / "a", shards())
     convert(tmp_path / "a", tmp_path / "x.safetensors")
-    assert_holds(
-        tmp_path / "x.safetensors", {name: t for part in shards().values() for name, t in part.items()}
-    )
+    assert_holds(tmp_path / "x.safetensors", {name: t for part in shards().values() for name, t in part.items()})
 
 
 def test_index_that_names_a_missing_shard(tmp_path):

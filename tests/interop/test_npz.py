@@ -29,9 +29,7 @@ def test_file_of_numpy(tmp_path, save):
 
 def test_order_of_bytes_and_axes(tmp_path):
     a = np.arange(24.0).reshape(2, 3, 4)
-    np.savez(
-        tmp_path / "x.npz", f=np.asfortranarray(a), b=a.astype(">f4"), c=np.asfortranarray(a.astype(">i2"))
-    )
+    np.savez(tmp_path / "x.npz", f=np.asfortranarray(a), b=a.astype(">f4"), c=np.asfortranarray(a.astype(">i2")))
     expected = {
         "f": torch.from_numpy(a),
         "b": torch.from_numpy(a).float(),

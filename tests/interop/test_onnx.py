@@ -56,9 +56,7 @@ def weight(seed=0):
 
 
 def run(path, **inputs):
-    return ReferenceEvaluator(str(path)).run(
-        None, inputs or {"x": np.arange(8, dtype=np.float32).reshape(2, 4)}
-    )
+    return ReferenceEvaluator(str(path)).run(None, inputs or {"x": np.arange(8, dtype=np.float32).reshape(2, 4)})
 
 
 def without_data(model):
@@ -95,14 +93,10 @@ def test_every_dtype_raw_and_in_typed_fields(tmp_path, dtype, raw, shape):
         tensor = torch.arange(tensor.numel(), dtype=torch.float32).sub(2).reshape(shape).to(dtype)
     code = (PLAIN_TYPES | FLOAT_TYPES)[dtype]
     if raw:
-        proto = helper.make_tensor(
-            "t", code, shape, tensor.reshape(-1).view(torch.uint8).numpy().tobytes(), raw=True
-        )
+        proto = helper.make_tensor("t", code, shape, tensor.reshape(-1).view(torch.uint8).numpy().tobytes(), raw=True)
     else:
         values = tensor.reshape(-1)
-        proto = helper.make_tensor(
-            "t", code, shape, (values.float() if dtype in FLOAT_TYPES else values).tolist()
-        )
+        proto = helper.make_tensor("t", code, shape, (values.float() if dtype in FLOAT_TYPES else values).tolist())
         assert not proto.HasField("raw_data")
     onnx.save(model_of([weight(), proto]), tmp_path / "a.onnx")
     with open_checkpoint(tmp_path / "a.onnx") as checkpoint:
@@ -130,21 +124,15 @@ def test_external_data_become_internal(tmp_path):
     model = model_of([weight(), nibbles])
     onnx.save(model_of([weight(), nibbles]), tmp_path / "inside.onnx")
     (tmp_path / "a").mkdir()
-    onnx.save(
-        model, tmp_path / "a" / "a.onnx", save_as_external_data=True, size_threshold=0, location="w.data"
-    )
-    assert len(
-        onnx.load(tmp_path / "a" / "a.onnx", load_external_data=False).graph.initializer[0].external_data
-    )
+    onnx.save(model, tmp_path / "a" / "a.onnx", save_as_external_data=True, size_threshold=0, location="w.data")
+    assert len(onnx.load(tmp_path / "a" / "a.onnx", load_external_data=False).graph.initializer[0].external_data)
     convert(tmp_path / "a" / "a.onnx", tmp_path / "b.onnx")
     assert onnx.load(tmp_path / "b.onnx", load_external_data=False) == onnx.load(tmp_path / "inside.onnx")
     np.testing.assert_array_equal(run(tmp_path / "a" / "a.onnx"), run(tmp_path / "b.onnx"))
 
 
 def external(location, offset=None, length=None):
-    proto = TensorProto(
-        name="w", data_type=TensorProto.FLOAT, dims=[4, 3], data_location=TensorProto.EXTERNAL
-    )
+    proto = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4, 3], data_location=TensorProto.EXTERNAL)
     for key, value in (("location", location), ("offset", offset), ("length", length)):
         if value is not None:
             proto.external_data.add(key=key, value=str(value))
@@ -191,9 +179,7 @@ def test_initializers_of_sub_graphs_and_large_constants(tmp_path):
     nodes = [
         helper.make_node("Constant", [], ["large"], value=large),
         helper.make_node("Constant", [], ["which"], value=small),
-        helper.make_node(
-            "If", ["which"], ["y"], name="choose", then_branch=branches[0], else_branch=branches[1]
-        ),
+        helper.make_node("If", ["which"], ["y"], name="choose", then_branch=branches[0], else_branch=branches[1]),
     ]
     onnx.save(model_of([], nodes), tmp_path / "a.onnx")
     with open_checkpoint(tmp_path / "a.onnx") as checkpoint:

@@ -100,9 +100,7 @@ def test_read_gives_copies(tmp_path):
 
 def test_dtype_that_the_format_lacks(tmp_path):
     with pytest.raises(UnsupportedTypeError, match=r"'a'.*complex128"):
-        write_checkpoint(
-            from_state_dict({"a": torch.ones(1, dtype=torch.complex128)}), tmp_path / "x.safetensors"
-        )
+        write_checkpoint(from_state_dict({"a": torch.ones(1, dtype=torch.complex128)}), tmp_path / "x.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -144,9 +142,7 @@ def test_damaged_file(tmp_path, header, data, message):
         open_checkpoint(path)
 
 
-@pytest.mark.parametrize(
-    ("length", "message"), [(2**63, "more than"), (100_000_001, "more than"), (1000, "truncated")]
-)
+@pytest.mark.parametrize(("length", "message"), [(2**63, "more than"), (100_000_001, "more than"), (1000, "truncated")])
 def test_header_length_is_checked_before_anything_is_read(tmp_path, length, message):
     path = tmp_path / "x.safetensors"
     path.write_bytes(struct.pack("<Q", length) + b"{}")

@@ -79,9 +79,7 @@ def test_training_checkpoint_comes_back_whole(tmp_path):
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "module", "net", "params", "ema"])
 def test_names_are_those_inside_the_state_dict(tmp_path, key):
-    torch.save(
-        {"lr": 1.0, key: {"module.a.weight": torch.ones(1), "module.b": torch.ones(1)}}, tmp_path / "a.pt"
-    )
+    torch.save({"lr": 1.0, key: {"module.a.weight": torch.ones(1), "module.b": torch.ones(1)}}, tmp_path / "a.pt")
     assert names_of(tmp_path / "a.pt") == ["a.weight", "b"]
 
 
@@ -135,9 +133,7 @@ def test_everything_plain(tmp_path):
     assert_same_nest(round_trip(tmp_path, value), value)
 
 
-@pytest.mark.parametrize(
-    "value", [torch.arange(3), [torch.ones(1), torch.zeros(2)], {}, {"a": 1}, (torch.ones(()),)]
-)
+@pytest.mark.parametrize("value", [torch.arange(3), [torch.ones(1), torch.zeros(2)], {}, {"a": 1}, (torch.ones(()),)])
 def test_files_that_are_no_dict_of_tensors(tmp_path, value):
     assert_same_nest(round_trip(tmp_path, value), value)
 
@@ -214,9 +210,7 @@ def code_file(kind, path, marker):
     if kind == "pickle":
         path.write_bytes(pickle.dumps({"a": Payload(marker)}))
     else:
-        torch.save(
-            {"a": torch.ones(1), "b": Payload(marker)}, path, _use_new_zipfile_serialization=kind == "zip"
-        )
+        torch.save({"a": torch.ones(1), "b": Payload(marker)}, path, _use_new_zipfile_serialization=kind == "zip")
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "pickle"])
@@ -252,9 +246,7 @@ def test_torchscript_is_refused(tmp_path):
         open_checkpoint(tmp_path / "script.pt")
 
 
-@pytest.mark.parametrize(
-    "tensor", [torch.eye(2).to_sparse(), torch.empty(2, device="meta")], ids=["sparse", "meta"]
-)
+@pytest.mark.parametrize("tensor", [torch.eye(2).to_sparse(), torch.empty(2, device="meta")], ids=["sparse", "meta"])
 def test_tensors_without_plain_values_are_refused_by_name(tmp_path, tensor):
     torch.save({"a": {"odd": tensor}}, tmp_path / "x.pt")
     with pytest.raises(UnsupportedTypeError, match=r"x\.pt: tensor 'a\.odd'"):
@@ -299,9 +291,7 @@ def test_storage_smaller_than_declared(tmp_path):
 
 def test_storage_missing(tmp_path):
     torch.save({"a": torch.zeros(1000)}, tmp_path / "a.pt")
-    rewritten(
-        tmp_path / "a.pt", tmp_path / "b.pt", lambda name, data: None if name.endswith("data/0") else data
-    )
+    rewritten(tmp_path / "a.pt", tmp_path / "b.pt", lambda name, data: None if name.endswith("data/0") else data)
     with pytest.raises(InputError, match=r"b\.pt"):
         open_checkpoint(tmp_path / "b.pt")
 

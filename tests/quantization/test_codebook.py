@@ -9,8 +9,6 @@ from tersor.layers import matrix_shape
 from tersor.quantization import NonFiniteError, Palettize
 from tests.quantization.weights import draw_weight, masked_weights, squared_error
 
-pytest.importorskip("tersor.quantization.kmeans")
-
 
 @settings(max_examples=80, deadline=None)
 @given(masked_weights(), st.integers(1, 8), st.sampled_from([1, 2, 3, 100]))

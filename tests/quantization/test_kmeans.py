@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.twins.kmeans import optimal_sse
 
 from tersor._native import core
 from tersor.quantization.kmeans import kmeans
+from tests.twins.kmeans import optimal_sse
 
 RNG = np.random.default_rng(0)
 LARGE = 120_000  # more distinct values than are searched at once
@@ -69,9 +69,7 @@ def test_large_samples_reach_the_optimum_of_all_partitions(name):
     # jittering the copies makes all values distinct and takes the other path.
     part = large_samples()[name][: LARGE // 8].astype(np.float32)
     whole = np.repeat(part, 8)
-    whole = (whole.astype(np.float64) * (1 + 4e-7 * np.tile(np.arange(8) - 3.5, len(part)))).astype(
-        np.float32
-    )
+    whole = (whole.astype(np.float64) * (1 + 4e-7 * np.tile(np.arange(8) - 3.5, len(part)))).astype(np.float32)
     searched, refined = kmeans(part, 16), kmeans(whole, 16)
     check(refined, whole)
     assert refined.sse == pytest.approx(8 * searched.sse, rel=2e-5)

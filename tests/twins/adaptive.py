@@ -220,7 +220,7 @@ def encode(symbols, geometry, bits, signed, model):
 
 def decode(blob, geometry, bits, signed, model):
     coder = Coder(blob)
-    symbols = [0] * geometry.count
+    symbols = [0] * geometry.elements
     _run(coder, symbols, geometry, bits, signed, model)
     coder.finish()
     return symbols

@@ -21,9 +21,7 @@ class BitWriter:
 
     def to_bytes(self):
         padded = self.bits + [0] * (-len(self.bits) % 8)
-        return bytes(
-            sum(bit << i for i, bit in enumerate(padded[j : j + 8])) for j in range(0, len(padded), 8)
-        )
+        return bytes(sum(bit << i for i, bit in enumerate(padded[j : j + 8])) for j in range(0, len(padded), 8))
 
 
 class BitReader:

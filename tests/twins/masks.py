@@ -24,7 +24,7 @@ def encode_bits(mask, geometry, model):
 
 def decode_bits(blob, geometry, model):
     coder = Coder(blob)
-    mask = [0] * geometry.count
+    mask = [0] * geometry.elements
     _run(coder, mask, geometry, model)
     coder.finish()
     return mask

@@ -34,11 +34,7 @@ def encode(indices, bits):
             x >>= 16
         states[i % lanes] = (x // f[symbol] << scale) + x % f[symbol] + starts[symbol]
     words.reverse()
-    return (
-        head
-        + b"".join(x.to_bytes(4, "little") for x in states)
-        + b"".join(w.to_bytes(2, "little") for w in words)
-    )
+    return head + b"".join(x.to_bytes(4, "little") for x in states) + b"".join(w.to_bytes(2, "little") for w in words)
 
 
 def decode(blob, count, bits):

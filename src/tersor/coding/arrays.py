@@ -92,18 +92,14 @@ def _encode_raw(words: Words, kind: str) -> bytes:
 def _decode_raw(blob: Blob, out: Words, kind: str) -> None:
     expected = _raw_size(out, kind)
     if len(blob) != expected:
-        raise CorruptStreamError(
-            f"a raw array of {out.size} elements takes {expected} bytes, not {len(blob)}"
-        )
+        raise CorruptStreamError(f"a raw array of {out.size} elements takes {expected} bytes, not {len(blob)}")
     if kind != "bool":
         out[:] = as_bytes(blob).view(out.dtype.newbyteorder("<"))
     elif out.size and not core.decode_packed(as_bytes(blob), out, 1):
         raise CorruptStreamError("a packed bool array has bits behind its end")
 
 
-def _encode_planes(
-    words: Words, kind: str, geometry: Geometry, config: CodingConfig, state: State
-) -> bytes | None:
+def _encode_planes(words: Words, kind: str, geometry: Geometry, config: CodingConfig, state: State) -> bytes | None:
     """The PLANES blob, or None (and the state as it was) if RAW is not larger."""
     raw_size = _raw_size(words, kind)
     layout, words = _narrowed(words) if kind == "float" else (_Layout.SAME, words)
@@ -213,10 +209,8 @@ def _check(words: Words, kind: str, geometry: Geometry) -> None:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if words.dtype.kind != "u" or words.ndim != 1 or not words.flags.c_contiguous:
-        raise ValueError(
-            f"words must be a contiguous vector of unsigned integers, got {words.dtype} {words.shape}"
-        )
+        raise ValueError(f"words must be a contiguous vector of unsigned integers, got {words.dtype} {words.shape}")
     if kind == "bool" and words.dtype != np.uint8:
         raise ValueError(f"bool arrays must come as uint8, got {words.dtype}")
-    if words.size != geometry.count:
+    if words.size != geometry.elements:
         raise ValueError(f"{words.size} words do not fill the geometry {tuple(geometry)}")

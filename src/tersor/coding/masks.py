@@ -19,7 +19,7 @@ Mask = NDArray[np.uint8] | NDArray[np.bool_]
 
 
 def encode_mask(mask: Mask, geometry: Geometry, config: CodingConfig, state: State) -> tuple[Method, bytes]:
-    """Codes `mask`, (geometry.count,) of bool or of uint8 0 and 1, C-contiguous; the smallest candidate wins.
+    """Codes `mask`, (geometry.elements,) of bool or of uint8 0 and 1, C-contiguous; the smallest candidate wins.
 
     Raises ValueError if the mask holds anything else, or does not fill the geometry.
     """
@@ -109,14 +109,8 @@ def _decode_runs(blob: memoryview, bits: NDArray[np.uint8], state: State) -> boo
 
 
 def _as_bits(mask: Mask, geometry: Geometry) -> NDArray[np.uint8]:
-    if (
-        mask.dtype not in (np.dtype(np.uint8), np.dtype(np.bool_))
-        or mask.ndim != 1
-        or not mask.flags.c_contiguous
-    ):
-        raise ValueError(
-            f"a mask must be a contiguous vector of bool or uint8, got {mask.dtype} {mask.shape}"
-        )
-    if mask.size != geometry.count:
+    if mask.dtype not in (np.dtype(np.uint8), np.dtype(np.bool_)) or mask.ndim != 1 or not mask.flags.c_contiguous:
+        raise ValueError(f"a mask must be a contiguous vector of bool or uint8, got {mask.dtype} {mask.shape}")
+    if mask.size != geometry.elements:
         raise ValueError(f"a mask of {mask.size} bits does not fill the geometry {tuple(geometry)}")
     return mask.view(np.uint8)

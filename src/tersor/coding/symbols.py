@@ -27,7 +27,7 @@ def encode_symbols(
 
     symbols: (N,), C-contiguous uint8 with values in [0, 2^bits), or int8 or int16 with values in
              [-2^(bits-1), 2^(bits-1)).
-    geometry: N = geometry.count; neighbours in it are contexts of the adaptive coder.
+    geometry: N = geometry.elements; neighbours in it are contexts of the adaptive coder.
     bits: 1..8 for 8-bit symbols, 1..16 for int16.
     state: updated if the result is adaptive, else left as it is.
 
@@ -70,9 +70,7 @@ def _is_tried(method: Method, count: int, config: CodingConfig) -> bool:
     return method == Method.RANS or count <= _FEW
 
 
-def decode_symbols(
-    method: Method, blob: Blob, out: Symbols, geometry: Geometry, bits: int, state: State
-) -> None:
+def decode_symbols(method: Method, blob: Blob, out: Symbols, geometry: Geometry, bits: int, state: State) -> None:
     """Fills `out` (as `symbols` of `encode_symbols`) from exactly all bytes of `blob`.
 
     Raises CorruptStreamError if the blob is not one that the method's encoder could have written for these
@@ -124,10 +122,9 @@ def as_bytes(blob: Blob) -> NDArray[np.uint8]:
 def _check(symbols: Symbols, geometry: Geometry, bits: int) -> None:
     if symbols.dtype not in _DTYPES or symbols.ndim != 1 or not symbols.flags.c_contiguous:
         raise ValueError(
-            "symbols must be a contiguous vector of uint8, int8 or int16, "
-            f"got {symbols.dtype} {symbols.shape}"
+            f"symbols must be a contiguous vector of uint8, int8 or int16, got {symbols.dtype} {symbols.shape}"
         )
-    if symbols.size != geometry.count:
+    if symbols.size != geometry.elements:
         raise ValueError(f"{symbols.size} symbols do not fill the geometry {tuple(geometry)}")
     if not 1 <= bits <= 8 * symbols.itemsize:
         raise ValueError(f"bits must be 1..{8 * symbols.itemsize} for {symbols.dtype}, got {bits}")

@@ -62,7 +62,7 @@ def wire_type(dtype: torch.dtype, name: str) -> WireType:
         return _BY_DTYPE[dtype]
     except KeyError:
         raise UnsupportedTypeError(
-            f"tensor {name!r} has dtype {dtype}, which a .tsr file cannot hold; convert it to a float, integer or bool dtype"
+            f"tensor {name!r} has dtype {dtype}, which a .tsr file cannot hold; convert it to a float or integer dtype"
         ) from None
 
 

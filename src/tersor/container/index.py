@@ -90,15 +90,14 @@ class Index:
 def segment_geometries(shape: torch.Size) -> list[Geometry]:
     """How a tensor of `shape` is cut into segments of at most 2^20 elements; at least one segment."""
     whole = geometry(shape)
-    if whole.count <= SEGMENT:
+    if whole.elements <= SEGMENT:
         return [whole]
     if whole.row_length <= SEGMENT:
         step = SEGMENT // whole.row_length
         return [
-            Geometry(min(step, whole.rows - row), whole.columns, whole.kernel)
-            for row in range(0, whole.rows, step)
+            Geometry(min(step, whole.rows - row), whole.columns, whole.kernel) for row in range(0, whole.rows, step)
         ]
-    return [Geometry(1, min(SEGMENT, whole.count - at)) for at in range(0, whole.count, SEGMENT)]
+    return [Geometry(1, min(SEGMENT, whole.elements - at)) for at in range(0, whole.elements, SEGMENT)]
 
 
 def section_roles(params: Params, shape: torch.Size, masked: bool, segment: int) -> list[str]:
@@ -226,9 +225,7 @@ def decode_index(coded: bytes, chunks: int) -> Index:
         tie = ties[position]
         if tie is None:
             segments = _read_segments(source, entries, params[position], commons[position].shape, masked)
-            entries.append(
-                TensorEntry(name, commons[position], params[position], masked, notes[position], segments)
-            )
+            entries.append(TensorEntry(name, commons[position], params[position], masked, notes[position], segments))
         else:
             target = entries[tie]
             entries.append(TensorEntry(name, target.common, None, False, notes[position], (), tie))
@@ -316,16 +313,16 @@ def _size_unknown(masked: bool, role: str) -> bool:
 def _raw_size(role: str, params: Params, shape: torch.Size, part: Geometry) -> int:
     """Bytes of a section stored as it is."""
     if role == "mask":
-        return -(-part.count // 8)
+        return -(-part.elements // 8)
     if role != "codes":
         table = next(table for table in params.tables(shape) if table.role == role)
         return torch.Size(table.shape).numel() * table.dtype.itemsize
     if params.symbol_bits is not None:
-        return -(-part.count * params.symbol_bits // 8)
+        return -(-part.elements * params.symbol_bits // 8)
     words = params.code_words()
     if words.kind == "bool":
-        return -(-part.count // 8)
-    return part.count * words.words * words.word.itemsize
+        return -(-part.elements // 8)
+    return part.elements * words.words * words.word.itemsize
 
 
 def _read_attachment(source: ByteReader) -> Section:

@@ -76,9 +76,7 @@ class Params:
         """The codes of `tensor`, of its shape and of the dtype of `code_words`."""
         raise NotImplementedError  # every kind defines it
 
-    def build(
-        self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor
-    ) -> CompressedTensor:
+    def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> CompressedTensor:
         """The tensor. CorruptFileError where codes point outside of their tables."""
         raise NotImplementedError  # every kind defines it
 
@@ -245,9 +243,7 @@ class CodebookParams(Params):
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Codebook:
         """See `Params`."""
         if codes.numel() and int(codes.max()) >= self.centroids:
-            raise CorruptFileError(
-                f"a code {int(codes.max())} points outside of a codebook of {self.centroids}"
-            )
+            raise CorruptFileError(f"a code {int(codes.max())} points outside of a codebook of {self.centroids}")
         return Codebook(common.shape, common.dtype, mask, self.bits, codes, tables[0])
 
 

@@ -45,7 +45,7 @@ class Reader:
         if isinstance(file, (str, os.PathLike)):
             self.name = os.fspath(file)
             try:
-                self._file: IO[bytes] = open(file, "rb")
+                self._file: IO[bytes] = open(file, "rb")  # noqa: SIM115 - closed by close()
             except OSError as error:
                 raise InputError(f"{self.name}: cannot be read ({error.strerror})") from error
         else:
@@ -94,7 +94,7 @@ class Reader:
             parts = segment_geometries(entry.common.shape) if entry.params is not None else []
             for number, (part, sections) in enumerate(zip(parts, entry.segments, strict=True)):
                 items.append(Item(position, number, start, part, sum(section.size for section in sections)))
-                start += part.count
+                start += part.elements
         for number, attachment in enumerate(self.index.attachments):
             items.append(Item(None, number, 0, None, attachment.section.size))
         chunks, starts, at = [], [PROLOGUE], 0
@@ -109,9 +109,7 @@ class Reader:
         total = sum(_decoded_bytes(entry) for entry in own)
         if max_bytes is not None and total > max_bytes:
             raise LimitError(f"the tensors take {total} bytes, above the limit of {max_bytes} (max_bytes)")
-        memory = (
-            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 46
-        )
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 46
         for entry in own:
             if _decoded_bytes(entry) > memory:
                 raise LimitError(
@@ -158,9 +156,7 @@ class Reader:
             mine: dict[int, Target] = {}
             for item in self._chunks[chunk]:
                 if item.tensor is not None:
-                    mine[item.tensor] = targets.setdefault(
-                        item.tensor, Target(self.index.tensors[item.tensor])
-                    )
+                    mine[item.tensor] = targets.setdefault(item.tensor, Target(self.index.tensors[item.tensor]))
             return chunk, self._chunk(chunk), mine
 
         def decode(loaded: tuple[int, bytes, dict[int, Target]]) -> int:
@@ -175,9 +171,7 @@ class Reader:
             for chunk in ordered_map(decode, loads, executor, cost=lambda _: cost, budget=_BYTES_IN_FLIGHT):
                 last = chunk + 1 == len(self._chunks)
                 upto = (
-                    len(self.index.tensors)
-                    if last
-                    else _first_tensor(self._chunks[chunk + 1], len(self.index.tensors))
+                    len(self.index.tensors) if last else _first_tensor(self._chunks[chunk + 1], len(self.index.tensors))
                 )
                 for position in range(turn, upto):
                     entry = self.index.tensors[position]

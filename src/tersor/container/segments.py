@@ -71,9 +71,7 @@ def decode_items(data: bytes, items: list[Item], index: Index, targets: dict[int
         assert item.tensor is not None
         entry = index.tensors[item.tensor]
         target = targets.get(item.tensor)
-        if target is not None or any(
-            section.method not in _STATELESS for section in entry.segments[item.number]
-        ):
+        if target is not None or any(section.method not in _STATELESS for section in entry.segments[item.number]):
             _decode_segment(view[offset : offset + item.size], item, target or Target(entry), state)
         offset += item.size
 
@@ -91,7 +89,7 @@ def _decode_segment(view: memoryview, item: Item, target: Target, state: State) 
             continue
         if section.role == "mask":
             assert target.mask is not None
-            mask = target.mask[item.start : item.start + item.part.count]
+            mask = target.mask[item.start : item.start + item.part.elements]
             decode_mask(Method(section.method), blob, mask.view(np.uint8), item.part, state)
         elif section.role == "codes":
             _decode_codes(blob, section, item, target, mask, state)
@@ -111,12 +109,12 @@ def _decode_codes(
 ) -> None:
     assert item.part is not None
     row = target.params.code_words()
-    begin, end = item.start * row.words, (item.start + item.part.count) * row.words
+    begin, end = item.start * row.words, (item.start + item.part.elements) * row.words
     if mask is None:
         _decode_run(blob, section, target.codes[begin:end], item.part, row, target, state)
         return
     kept = Geometry(1, int(np.count_nonzero(mask)))
-    words = empty_words(kept.count, row)
+    words = empty_words(kept.elements, row)
     _decode_run(blob, section, words, kept, row, target, state)
     target.codes[begin:end].reshape(-1, row.words)[mask] = words.reshape(-1, row.words)
 
@@ -144,6 +142,4 @@ def _method(section: Section) -> Method:
     try:
         return Method(section.method)
     except ValueError:
-        raise CorruptFileError(
-            f"method {section.method} is unknown; the file may need a newer tersor"
-        ) from None
+        raise CorruptFileError(f"method {section.method} is unknown; the file may need a newer tersor") from None

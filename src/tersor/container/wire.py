@@ -31,9 +31,7 @@ class ByteWriter:
         except UnicodeEncodeError as error:
             raise UsageError(f"{what} {text!r} is not valid Unicode; rename it") from error
         if len(raw) > MAX_NAME or b"\0" in raw:
-            raise UsageError(
-                f"{what} {text[:60]!r}: names may have at most {MAX_NAME} bytes and no NUL; rename it"
-            )
+            raise UsageError(f"{what} {text[:60]!r}: names may have at most {MAX_NAME} bytes and no NUL; rename it")
         self.data += raw + b"\0"
 
 

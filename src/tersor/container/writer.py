@@ -95,9 +95,7 @@ def write_tsr(
         builder.encode_chunk,
         builder.chunks(entries, attachments),
         executor,
-        cost=lambda chunk: sum(
-            item.part.count if isinstance(item, _Item) else len(item[1]) for item in chunk
-        ),
+        cost=lambda chunk: sum(item.part.elements if isinstance(item, _Item) else len(item[1]) for item in chunk),
         budget=_CHUNKS_IN_FLIGHT,
     )
     checksums = bytearray()
@@ -168,13 +166,11 @@ class _Builder:
             shared = self._shared_tables(position, entry.tensor)
             start = 0
             for number, part in enumerate(segment_geometries(entry.tensor.shape)):
-                yield _Item(position, entry.tensor, number, start, part, shared), part.count
-                start += part.count
+                yield _Item(position, entry.tensor, number, start, part, shared), part.elements
+                start += part.elements
         for name, data in attachments.items():
             if len(data) > MAX_ATTACHMENT:
-                raise UsageError(
-                    f"attachment {name!r} has {len(data)} bytes; at most {MAX_ATTACHMENT} are possible"
-                )
+                raise UsageError(f"attachment {name!r} has {len(data)} bytes; at most {MAX_ATTACHMENT} are possible")
             yield (name, data), len(data)
 
     def _add(self, entry: Entry) -> int:
@@ -193,9 +189,7 @@ class _Builder:
             return position
         tensor = entry.tensor
         if len(tensor.shape) > MAX_RANK:
-            raise UsageError(
-                f"tensor {entry.name!r} has rank {len(tensor.shape)}; at most {MAX_RANK} is possible"
-            )
+            raise UsageError(f"tensor {entry.name!r} has rank {len(tensor.shape)}; at most {MAX_RANK} is possible")
         wire_type(tensor.dtype, entry.name)
         common = Common(tensor.shape, tensor.dtype)
         masked = tensor.mask is not None
@@ -234,7 +228,7 @@ class _Builder:
     def _encode_segment(self, item: _Item, state: State, blobs: list[bytes]) -> list[Section]:
         value, part = item.value, item.part
         params = params_of(value)
-        mask = None if value.mask is None else value.mask.reshape(-1)[item.start : item.start + part.count]
+        mask = None if value.mask is None else value.mask.reshape(-1)[item.start : item.start + part.elements]
         sections = []
         for role in section_roles(params, value.shape, mask is not None, item.number):
             if role in item.shared:
@@ -255,7 +249,7 @@ class _Builder:
     def _encode_codes(self, item: _Item, mask: Tensor | None, state: State) -> tuple[Method, bytes]:
         params = params_of(item.value)
         part = item.part
-        codes = params.codes(item.value).reshape(-1)[item.start : item.start + part.count]
+        codes = params.codes(item.value).reshape(-1)[item.start : item.start + part.elements]
         if mask is not None:
             part = Geometry(1, int(mask.sum()))
         if params.symbol_bits is None:
@@ -263,9 +257,7 @@ class _Builder:
         symbols = kept(codes.numpy(), mask, 1)
         return encode_symbols(np.ascontiguousarray(symbols), part, params.symbol_bits, self.coding, state)
 
-    def _encode_array(
-        self, values: Tensor, part: Geometry, mask: Tensor | None, state: State
-    ) -> tuple[Method, bytes]:
+    def _encode_array(self, values: Tensor, part: Geometry, mask: Tensor | None, state: State) -> tuple[Method, bytes]:
         row = wire_type(values.dtype, "values")
         words = kept(to_words(values, row), mask, row.words)
         lanes = Geometry(part.rows, part.columns * row.words, part.kernel)
@@ -278,9 +270,7 @@ class _Builder:
             count = 0 if entry.params is None else len(segment_geometries(entry.common.shape))
             segments = tuple(self.sections[position, number] for number in range(count))
             tensors.append(
-                TensorEntry(
-                    entry.name, entry.common, entry.params, entry.masked, entry.note, segments, entry.tied_to
-                )
+                TensorEntry(entry.name, entry.common, entry.params, entry.masked, entry.note, segments, entry.tied_to)
             )
         attached = tuple(AttachmentEntry(name, self.attachments[name]) for name in attachments)
         return Index(source, tuple(tensors), attached, tuple(self.chunk_items))

@@ -21,9 +21,7 @@ from tersor.interop.safetensors import HEADER_LIMIT, SafetensorsFile, write_safe
 from tersor.interop.torch_file import TorchFile, write_torch
 from tersor.interop.zipped import starts_as_zip
 
-SUPPORTED = (
-    ".safetensors, torch files (.pt, .pth, .th, .bin, .ckpt), .npz, .onnx, .gguf, or a Hugging Face folder"
-)
+SUPPORTED = ".safetensors, torch files (.pt, .pth, .th, .bin, .ckpt), .npz, .onnx, .gguf, or a Hugging Face folder"
 _TSR_MAGIC = b"\x89TSR"
 _FORMATS = {
     ".safetensors": "safetensors",

@@ -76,9 +76,7 @@ class GgufFile(Checkpoint):
             cursor = _Cursor(self._file, size, self._path)
             magic, version, count = cursor.unpack("<4sIQ")
             if magic != MAGIC or version not in _VERSIONS:
-                raise InputError(
-                    f"{path}: GGUF version {version} (or byte order) is not supported; convert the file"
-                )
+                raise InputError(f"{path}: GGUF version {version} (or byte order) is not supported; convert the file")
             entries = _parse_entries(cursor)
             cursor.seek(16)
             header = cursor.take(entries.end - 16)
@@ -106,9 +104,7 @@ class GgufFile(Checkpoint):
             kind = self._gguf.GGMLQuantizationType(code)
             block, block_bytes = self._gguf.GGML_QUANT_SIZES[kind]
         except (ValueError, KeyError) as error:
-            raise UnsupportedTypeError(
-                f"{where}: quantization type {code} is not known; update gguf"
-            ) from error
+            raise UnsupportedTypeError(f"{where}: quantization type {code} is not known; update gguf") from error
         check_shape(shape, where)
         elements = byte_count(shape, torch.uint8)
         if (shape[-1] if shape else 1) % block:
@@ -123,9 +119,7 @@ class GgufFile(Checkpoint):
         try:
             self._gguf.quants.dequantize(np.zeros((1, block_bytes), np.uint8), kind)
         except NotImplementedError as error:
-            raise UnsupportedTypeError(
-                f"{where}: the package gguf cannot dequantize {kind.name}; update it"
-            ) from error
+            raise UnsupportedTypeError(f"{where}: the package gguf cannot dequantize {kind.name}; update it") from error
 
     def _place(self, data: int, alignment: int, size: int) -> None:
         """Makes the tensors' offsets absolute, checked against the file."""
@@ -137,9 +131,7 @@ class GgufFile(Checkpoint):
                 raise InputError(f"{where}: begins at byte {begin}, inside another one or unaligned")
             last_end = begin + place.size
             if last_end > size:
-                raise InputError(
-                    f"{where}: ends at byte {last_end} of {size}: the file is truncated, fetch it again"
-                )
+                raise InputError(f"{where}: ends at byte {last_end} of {size}: the file is truncated, fetch it again")
             self._places[name] = place._replace(begin=begin)
 
     def read(self, name: str) -> Tensor:
@@ -174,9 +166,7 @@ def write_gguf(checkpoint: Checkpoint, file: IO[bytes]) -> None:
     """
     info = checkpoint.info
     if HEADER not in info.attachments:
-        raise UsageError(
-            f"GGUF needs the metadata of a GGUF source, this one is {info.format}; write .safetensors"
-        )
+        raise UsageError(f"GGUF needs the metadata of a GGUF source, this one is {info.format}; write .safetensors")
     gguf = require("gguf", "gguf")
     header = bytearray(info.attachments[HEADER])
     entries = _parse_entries(_Cursor(io.BytesIO(header), len(header), f"attachment {HEADER!r}"))
@@ -195,14 +185,10 @@ def write_gguf(checkpoint: Checkpoint, file: IO[bytes]) -> None:
     offset = 0
     for t in info.tensors:
         if t.dtype not in _TYPE_OF:
-            raise UnsupportedTypeError(
-                f"tensor {t.name!r}: GGUF has no type for {t.dtype}; write .safetensors"
-            )
+            raise UnsupportedTypeError(f"tensor {t.name!r}: GGUF has no type for {t.dtype}; write .safetensors")
         name = t.name.encode()
         kind = gguf.GGMLQuantizationType[_TYPE_OF[t.dtype]]
-        table += struct.pack(
-            f"<Q{len(name)}sI{len(t.shape)}Q", len(name), name, len(t.shape), *reversed(t.shape)
-        )
+        table += struct.pack(f"<Q{len(name)}sI{len(t.shape)}Q", len(name), name, len(t.shape), *reversed(t.shape))
         table += struct.pack("<IQ", int(kind), offset)
         offset += -(-t.nbytes // entries.alignment) * entries.alignment
     start = struct.pack("<4sIQ", MAGIC, _VERSIONS[-1], len(info.tensors)) + bytes(header) + bytes(table)
@@ -235,9 +221,7 @@ class _Cursor:
     def plausible(self, count: int, size: int) -> int:
         """`count`, if that many items of `size` bytes can follow."""
         if count * size > self._size - self.position:
-            raise InputError(
-                f"{self._where}: the GGUF header declares more than the file holds; it is damaged"
-            )
+            raise InputError(f"{self._where}: the GGUF header declares more than the file holds; it is damaged")
         return count
 
     def unpack(self, format: str) -> tuple[Any, ...]:
@@ -248,9 +232,7 @@ class _Cursor:
         try:
             return self.take(length).decode()
         except UnicodeDecodeError as error:
-            raise InputError(
-                f"{self._where}: a name in the GGUF header is not UTF-8; the file is damaged"
-            ) from error
+            raise InputError(f"{self._where}: a name in the GGUF header is not UTF-8; the file is damaged") from error
 
     def skip_value(self, kind: int, depth: int = 0) -> None:
         """Moves behind a metadata value of type `kind`."""

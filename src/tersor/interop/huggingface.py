@@ -73,21 +73,15 @@ class HuggingFaceFolder(Checkpoint):
                     layout["weights"].append(self._open(root, folder / name, tensors))
                 if index is not None:
                     layout["indexes"].append(_index_entry(root, folder / index, layout["weights"], tensors))
-                _collect(
-                    root, folder, [n for n in names if n not in weights and n != index], attachments, left
-                )
+                _collect(root, folder, [n for n in names if n not in weights and n != index], attachments, left)
             if not layout["weights"]:
-                raise InputError(
-                    f"{path}: no weights found: no *.safetensors, no pytorch_model.bin and no index"
-                )
+                raise InputError(f"{path}: no weights found: no *.safetensors, no pytorch_model.bin and no index")
         except BaseException:
             self._stack.close()
             raise
         if left:
             reason = "weights of other frameworks, duplicates, training states, or above 100 MiB"
-            warnings.warn(
-                f"{path}: not taken along ({reason}): {', '.join(left)}", TersorWarning, stacklevel=3
-            )
+            warnings.warn(f"{path}: not taken along ({reason}): {', '.join(left)}", TersorWarning, stacklevel=3)
         attachments[LAYOUT] = json.dumps(layout, separators=(",", ":")).encode()
         self.info = CheckpointInfo("huggingface", tuple(tensors), attachments)
 
@@ -124,16 +118,12 @@ def write_huggingface(checkpoint: Checkpoint, folder: Path) -> None:
     configuration that belongs to it is not known. InputError if an attachment's path leaves the folder or
     names a weight file.
     """
-    files = {
-        name[len(FILE) :]: data for name, data in checkpoint.info.attachments.items() if name.startswith(FILE)
-    }
+    files = {name[len(FILE) :]: data for name, data in checkpoint.info.attachments.items() if name.startswith(FILE)}
     parts, indexes = _plan(checkpoint)
     for path in files:
         checked_path(path, f"attachment {FILE + path!r}")
         if path in parts or path in indexes:
-            raise InputError(
-                f"attachment {FILE + path!r}: would overwrite a weight file; the input is malicious"
-            )
+            raise InputError(f"attachment {FILE + path!r}: would overwrite a weight file; the input is malicious")
     for path, data in (files | indexes).items():
         _create(folder, path).write_bytes(data)
     for path, part in parts.items():
@@ -283,9 +273,7 @@ def _index_entry(
     index = root / relative
     for name, shard in _weight_map(index).items():
         if held.get(name) != shard:
-            raise InputError(
-                f"{index}: tensor {name!r} is not in shard {shard!r}; fetch the whole folder again"
-            )
+            raise InputError(f"{index}: tensor {name!r} is not in shard {shard!r}; fetch the whole folder again")
     with open_input(index) as file:
         text = file.read().decode()
     metadata = json.loads(text).get("metadata")

@@ -30,9 +30,7 @@ class StateDict(Checkpoint):
         return copy.copy_(tensor)
 
 
-def from_state_dict(
-    state_dict: Mapping[str, Tensor], attachments: Mapping[str, bytes] | None = None
-) -> Checkpoint:
+def from_state_dict(state_dict: Mapping[str, Tensor], attachments: Mapping[str, bytes] | None = None) -> Checkpoint:
     """`state_dict` as a `Checkpoint` of format "state_dict".
 
     Tensors may lie on any device that holds values. UnsupportedTypeError names the key of an entry that is

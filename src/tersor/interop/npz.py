@@ -79,13 +79,9 @@ class NpzFile(Checkpoint):
         name = member.filename.removesuffix(_SUFFIX)
         where = f"{self._path}: array {name!r}"
         if not member.filename.endswith(_SUFFIX):
-            raise UnsupportedTypeError(
-                f"{self._path}: {member.filename!r} is not an array; keep only .npy members"
-            )
+            raise UnsupportedTypeError(f"{self._path}: {member.filename!r} is not an array; keep only .npy members")
         if member.compress_type not in _METHODS or member.flag_bits & 1:
-            raise UnsupportedTypeError(
-                f"{where}: compressed in a way that NumPy never writes; save it with np.savez"
-            )
+            raise UnsupportedTypeError(f"{where}: compressed in a way that NumPy never writes; save it with np.savez")
         with self._archive.open(member) as file:
             dtype, shape, _, begin = _read_header(file, where)
         size = byte_count(shape, _TORCH_OF[dtype.newbyteorder("=")])

@@ -118,35 +118,24 @@ class OnnxFile(Checkpoint):
             found = len(getattr(proto, field)) * np.dtype(bits).itemsize
             fits = found == info.nbytes
         if not fits:
-            raise InputError(
-                f"{where}: shape {info.shape} of {info.dtype} takes {info.nbytes} bytes, {found} found"
-            )
+            raise InputError(f"{where}: shape {info.shape} of {info.dtype} takes {info.nbytes} bytes, {found} found")
 
     def _place(self, proto: Any, where: str) -> tuple[str, int, int | None]:
         """File, offset and length of external data; the file lies beside the model or below."""
         entries = {_text(entry.key): _text(entry.value) for entry in proto.external_data}
         location = entries.get("location", "")
         homes = {os.path.realpath(self._path.parent), os.path.dirname(os.path.realpath(self._path))}
-        plain = (
-            location
-            and "\0" not in location
-            and not os.path.isabs(location)
-            and ".." not in Path(location).parts
-        )
+        plain = location and "\0" not in location and not os.path.isabs(location) and ".." not in Path(location).parts
         path = os.path.realpath(self._path.parent / location) if plain else ""
         if not any(path.startswith(home.rstrip(os.sep) + os.sep) for home in homes):
-            raise InputError(
-                f"{where}: external data at {location!r} lie outside the model's folder; refused"
-            )
+            raise InputError(f"{where}: external data at {location!r} lie outside the model's folder; refused")
         try:
             offset = int(entries.get("offset", "0"))
             length = int(entries["length"]) if "length" in entries else None
         except ValueError as error:
             raise InputError(f"{where}: external data without a proper offset and length") from error
         if offset < 0 or (length is not None and length < 0) or offset + (length or 0) > file_size(path):
-            raise InputError(
-                f"{where}: its external data lie beyond the end of {path}; fetch both files again"
-            )
+            raise InputError(f"{where}: its external data lie beyond the end of {path}; fetch both files again")
         return path, offset, length
 
     def read(self, name: str) -> Tensor:
@@ -179,14 +168,10 @@ def write_onnx(checkpoint: Checkpoint, file: IO[bytes]) -> None:
     """
     info = checkpoint.info
     if MODEL not in info.attachments:
-        raise UsageError(
-            f"ONNX needs the graph of an ONNX source, this one is {info.format}; write .safetensors"
-        )
+        raise UsageError(f"ONNX needs the graph of an ONNX source, this one is {info.format}; write .safetensors")
     total = sum(t.nbytes for t in info.tensors) + len(info.attachments[MODEL])
     if total > _LARGEST_MODEL:
-        raise UsageError(
-            f"an ONNX file holds at most 2 GB, this model takes {total} bytes; write .safetensors"
-        )
+        raise UsageError(f"an ONNX file holds at most 2 GB, this model takes {total} bytes; write .safetensors")
     onnx = require("onnx", "onnx")
     model = _parsed(onnx, info.attachments[MODEL], f"attachment {MODEL!r}")
     infos = {t.name: t for t in info.tensors}

@@ -27,9 +27,7 @@ def new_bytes(count: int) -> Tensor:
     """
     if count < _MAP_BYTES or sys.platform == "win32":
         return torch.empty(count, dtype=torch.uint8)
-    return torch.frombuffer(
-        mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8
-    )
+    return torch.frombuffer(mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8)
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
@@ -151,30 +149,20 @@ def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
     try:
         return open(path, "rb")
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be opened ({error.strerror}); check the path and its permissions"
-        ) from error
+        raise InputError(f"{path}: cannot be opened ({error.strerror}); check the path and its permissions") from error
 
 
 def check_plain(tensor: Tensor, where: str) -> None:
     """UnsupportedTypeError naming `where` unless `tensor` is dense, unquantized and has values."""
     remedy = "convert it to a dense tensor first, or leave it out"
     if type(tensor) not in (Tensor, torch.nn.Parameter):
-        raise UnsupportedTypeError(
-            f"{where}: tensors of class {type(tensor).__name__} are not supported; {remedy}"
-        )
+        raise UnsupportedTypeError(f"{where}: tensors of class {type(tensor).__name__} are not supported; {remedy}")
     if tensor.layout != torch.strided or tensor.is_nested:
-        raise UnsupportedTypeError(
-            f"{where}: sparse and nested tensors ({tensor.layout}) are not supported; {remedy}"
-        )
+        raise UnsupportedTypeError(f"{where}: sparse and nested tensors ({tensor.layout}) are not supported; {remedy}")
     if tensor.is_quantized:
-        raise UnsupportedTypeError(
-            f"{where}: a quantized tensor ({tensor.dtype}); call .dequantize() on it first"
-        )
+        raise UnsupportedTypeError(f"{where}: a quantized tensor ({tensor.dtype}); call .dequantize() on it first")
     if tensor.device.type == "meta":
-        raise UnsupportedTypeError(
-            f"{where}: a tensor on the meta device has no values; load the weights first"
-        )
+        raise UnsupportedTypeError(f"{where}: a tensor on the meta device has no values; load the weights first")
     if tensor.dtype not in _PLAIN_DTYPES:
         raise UnsupportedTypeError(f"{where}: dtype {tensor.dtype} is not supported; {remedy}")
 

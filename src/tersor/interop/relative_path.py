@@ -18,9 +18,7 @@ def checked_path(path: Any, where: str) -> str:
         raise InputError(f"{where}: a path must be text, got {type(path).__name__}")
     bad_character = "\\" in path or ":" in path or not path.isprintable()
     parts = path.split("/")
-    bad_part = any(
-        not p or p.startswith(".") or len(p.encode("utf-8", "replace")) > _LONGEST_NAME for p in parts
-    )
+    bad_part = any(not p or p.startswith(".") or len(p.encode("utf-8", "replace")) > _LONGEST_NAME for p in parts)
     if bad_character or bad_part:
         raise InputError(f"{where}: the path {path!r} leaves its folder or is not portable; refused")
     return path

@@ -97,8 +97,7 @@ def write_safetensors(checkpoint: Checkpoint, file: IO[bytes]) -> None:
     for info in checkpoint.info.tensors:
         if info.dtype not in _NAME_OF:
             raise UnsupportedTypeError(
-                f"tensor {info.name!r}: safetensors has no dtype for {info.dtype}; "
-                "convert it, or write a .pt file"
+                f"tensor {info.name!r}: safetensors has no dtype for {info.dtype}; convert it, or write a .pt file"
             )
     tensors, header = _layout(checkpoint.info)
     file.write(struct.pack("<Q", len(header)))
@@ -116,9 +115,7 @@ def _layout(info: CheckpointInfo) -> tuple[Sequence[TensorInfo], bytes]:
         header = info.attachments[HEADER]
         span = sum(t.nbytes for t in info.tensors)
         tensors, _, _ = parse_header(header, span, f"attachment {HEADER!r}")
-        if {(t.name, t.dtype, t.shape) for t in tensors} == {
-            (t.name, t.dtype, t.shape) for t in info.tensors
-        }:
+        if {(t.name, t.dtype, t.shape) for t in tensors} == {(t.name, t.dtype, t.shape) for t in info.tensors}:
             return tensors, header
     metadata = None
     if METADATA in info.attachments:
@@ -160,9 +157,7 @@ def parse_header(
     for info, begin, end in placed:
         if begin != position:
             fault = "overlaps the tensor before it" if begin < position else "leaves a hole before it"
-            raise InputError(
-                f"{where}: tensor {info.name!r} at bytes {begin}..{end} {fault}; the file is damaged"
-            )
+            raise InputError(f"{where}: tensor {info.name!r} at bytes {begin}..{end} {fault}; the file is damaged")
         position = end
     if position != span:
         state = "truncated" if span < position else "followed by unknown bytes"
@@ -175,9 +170,7 @@ def _read_header(file: IO[bytes], size: int, where: str) -> bytes:
         raise InputError(f"{where}: {size} bytes are too few for a safetensors file; fetch it again")
     (length,) = struct.unpack("<Q", file.read(8))
     if length > HEADER_LIMIT:
-        raise InputError(
-            f"{where}: the header declares {length} bytes, more than the format's {HEADER_LIMIT}"
-        )
+        raise InputError(f"{where}: the header declares {length} bytes, more than the format's {HEADER_LIMIT}")
     if length > size - 8:
         raise InputError(f"{where}: the header declares {length} bytes, the file has {size}: it is truncated")
     return file.read(length)
@@ -211,9 +204,7 @@ def _entry(name: str, entry: Any, where: str) -> tuple[TensorInfo, int, int]:
         raise InputError(f"{where}: its header entry needs dtype, shape and data_offsets")
     dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
-        raise UnsupportedTypeError(
-            f"{where}: dtype {entry['dtype']!r} is not supported with torch {torch.__version__}"
-        )
+        raise UnsupportedTypeError(f"{where}: dtype {entry['dtype']!r} is not supported with torch {torch.__version__}")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
         raise InputError(f"{where}: shape {shape} and data_offsets {offsets} must be lists of sizes")

@@ -71,9 +71,7 @@ class TorchFile(Checkpoint):
         for name, tensor in self._tensors.items():
             self._check(tensor, f"{path}: tensor {name!r}")
         ties = detect_ties(self._tensors.items())
-        infos = (
-            TensorInfo(name, tuple(t.shape), t.dtype, ties.get(name)) for name, t in self._tensors.items()
-        )
+        infos = (TensorInfo(name, tuple(t.shape), t.dtype, ties.get(name)) for name, t in self._tensors.items())
         self.info = CheckpointInfo("torch", tuple(infos), {STRUCTURE: structure})
 
     @staticmethod
@@ -81,9 +79,7 @@ class TorchFile(Checkpoint):
         check_plain(tensor, where)
         size = byte_count(tensor.shape, tensor.dtype)
         if size > max(tensor.untyped_storage().nbytes(), _EXPANDED_LIMIT):
-            raise InputError(
-                f"{where}: {size} bytes made of {tensor.untyped_storage().nbytes()} stored ones; refused"
-            )
+            raise InputError(f"{where}: {size} bytes made of {tensor.untyped_storage().nbytes()} stored ones; refused")
 
     def read(self, name: str) -> Tensor:
         """The tensor `name`; see `Checkpoint.read`."""
@@ -203,17 +199,13 @@ def _check_archive(path: str) -> None:
     if "data.pkl" not in names:
         raise InputError(f"{path}: a zip archive, but not one of torch.save")
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise InputError(
-            f"{path}: its zip members are compressed, torch.save never does that; load and save it again"
-        )
+        raise InputError(f"{path}: its zip members are compressed, torch.save never does that; load and save it again")
 
 
 def _load(path: str, mapped: bool) -> Any:
     with open_input(path) as file:
         if file.read(512)[257:262] == _TAR_MAGIC:
-            raise UnsafeFileError(
-                f"{path}: torch reads tar files of this age only with pickled code; {_REMEDY}"
-            )
+            raise UnsafeFileError(f"{path}: torch reads tar files of this age only with pickled code; {_REMEDY}")
     try:
         if mapped:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

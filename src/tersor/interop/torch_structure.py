@@ -94,9 +94,7 @@ class _Encoder:
         """The JSON node of `value`, which lies at `path`."""
         self._nodes += 1
         if self._nodes > _NODE_LIMIT:
-            raise InputError(
-                f"{self._where}: more than {_NODE_LIMIT} objects; the file is damaged or malicious"
-            )
+            raise InputError(f"{self._where}: more than {_NODE_LIMIT} objects; the file is damaged or malicious")
         kind = type(value)
         if kind in _SCALARS:
             return value

@@ -17,6 +17,7 @@ from torch import Tensor
 from tersor.errors import MismatchError, UsageError
 from tersor.matrices import blocks, float_matrix, mask_matrix
 from tersor.quantization.config import RepresentationConfig, owned_mask, round_means
+from tersor.quantization.kmeans import kmeans
 from tersor.tensors import Codebook
 
 
@@ -106,8 +107,6 @@ class Palettize(RepresentationConfig):
         """(centroids (K,) ascending, codes (n,)) of values (n,); of no values, one centroid that is zero."""
         if values.size == 0:
             return np.zeros(1, np.float32), np.zeros(0, np.uint8)
-        from tersor.quantization.kmeans import kmeans
-
         if importance is not None and not importance.any():
             importance = None  # nothing matters, so all matter alike
 

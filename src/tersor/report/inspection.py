@@ -99,9 +99,7 @@ def inspect(path: str | os.PathLike[str] | IO[bytes], *, full: bool = False) -> 
             tensor_bytes=stored,
             overhead_bytes=reader.file_bytes - stored - sum(attachments.values()),
             chunks=chunks,
-            checked=f"index, {chunks} chunks and content id verified"
-            if full
-            else "index verified; payload not read",
+            checked=f"index, {chunks} chunks and content id verified" if full else "index verified; payload not read",
             tensors=tuple(reports),
             attachments=attachments,
         )
@@ -135,11 +133,7 @@ def describe(params: Params, masked: bool) -> str:
         where = {0x00: "tensor", 0x20: "channel"}.get(params.granularity, f"group of {params.group_size}")
         words = f"uniform {params.bits} bit {grid} per {where}"
     elif isinstance(params, CodebookParams):
-        words = (
-            f"codebook {params.books} x {params.centroids}"
-            if params.books > 1
-            else f"codebook {params.centroids}"
-        )
+        words = f"codebook {params.books} x {params.centroids}" if params.books > 1 else f"codebook {params.centroids}"
     elif isinstance(params, (BinaryParams, TernaryParams)):
         words = f"{params.represents.kind} per {'channel' if params.per_row else 'tensor'}"
     return words + (", sparse" if masked else "")
