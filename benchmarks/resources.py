@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -62,7 +64,9 @@ def main() -> None:
     results: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        largest = make_sharded(folder / "model", 500)
+        # In a process of its own: a child's peak counts what its parent held when it was started.
+        with ProcessPoolExecutor(1, get_context("spawn")) as maker:
+            largest = maker.submit(make_sharded, folder / "model", 500).result()
         results["largest_tensor_bytes"] = largest
         results["allowed_peak_bytes"] = 3 * largest + 200_000_000
         results["import_torch_peak_bytes"] = run("-c", "import torch")[1]
