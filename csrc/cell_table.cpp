@@ -1,6 +1,7 @@
 #include "cell_table.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <limits>
 #include <utility>
@@ -17,20 +18,25 @@ struct Extent {
 };
 
 Extent extent(std::span<const float> values, std::span<const float> weights) noexcept {
-    float lowest = std::numeric_limits<float>::max(), highest = -lowest;
+    // So many at a time, so that compilers can use vectors without changing the order.
+    constexpr size_t kLanes = 16;
+    std::array<float, kLanes> lowest, highest;
+    lowest.fill(std::numeric_limits<float>::max());
+    highest.fill(std::numeric_limits<float>::lowest());
+    const auto add = [&](float value, size_t lane) {
+        lowest[lane] = value < lowest[lane] ? value : lowest[lane];
+        highest[lane] = value > highest[lane] ? value : highest[lane];
+    };
+    size_t i = 0;
     if (weights.empty()) {
-        for (const float value : values) {
-            lowest = value < lowest ? value : lowest;
-            highest = value > highest ? value : highest;
-        }
-    } else {
-        for (size_t i = 0; i < values.size(); ++i) {
-            if (weights[i] == 0) continue;
-            lowest = std::min(lowest, values[i]);
-            highest = std::max(highest, values[i]);
+        for (; i + kLanes <= values.size(); i += kLanes) {
+            for (size_t lane = 0; lane < kLanes; ++lane) add(values[i + lane], lane);
         }
     }
-    return {lowest, highest};
+    for (; i < values.size(); ++i) {
+        if (weights.empty() || weights[i] > 0) add(values[i], 0);
+    }
+    return {*std::ranges::min_element(lowest), *std::ranges::max_element(highest)};
 }
 
 }  // namespace
