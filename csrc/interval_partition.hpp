@@ -15,10 +15,23 @@ struct Cut {
     size_t position;  // points left of it
 };
 
-// Cut j of a partition is one of windows[j], which ascend within a window and from window to
-// window. The first and the last window hold one cut, the two ends. Returns an index into each
+// What the interval between two cuts takes off the sum of squares: sum^2 / weight.
+inline double gain(const Cut& left, const Cut& right) noexcept {
+    const double weight = right.weight - left.weight;
+    const double sum = right.sum - left.sum;
+    return weight > 0 ? sum * sum / weight : 0;
+}
+
+using CutWindows = std::span<const std::span<const Cut>>;
+
+// Cut j of a partition is one of windows[j], which ascend within a window; positions tell the
+// order. The first and the last window hold one cut, the two ends. Returns an index into each
 // window that minimises the sum of squared distances to the interval means, which is to maximise
-// the sum of sum^2 / weight over the intervals.
-std::vector<size_t> best_partition(std::span<const std::span<const Cut>> windows);
+// the sum of gains. No interval is empty; there must be such a partition.
+std::vector<size_t> best_partition(CutWindows windows);
+
+// For each cut of each window, the largest sum of gains of a partition of what lies left of it
+// whose cuts are in the windows before. Here intervals may be empty.
+std::vector<std::vector<double>> best_gains(CutWindows windows);
 
 }  // namespace tersor::kmeans

@@ -20,6 +20,7 @@ struct Options {
 struct Result {
     std::vector<float> centroids;  // ascending
     double sse;                    // sum of squared errors, weighted
+    bool proven;                   // that no clustering has less error, but for rounding
 };
 
 // Clusters `values`, writes the cluster of each into `codes`. `weights` are empty (all 1) or as

@@ -2,20 +2,13 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdint>
 #include <utility>
+
+#include "order_key.hpp"
 
 namespace tersor::kmeans {
 namespace {
-
-// A key whose order as an integer is that of the float. Adding zero makes -0 the same as 0.
-uint32_t order_key(float value) noexcept {
-    const auto bits = std::bit_cast<uint32_t>(value + 0.0f);
-    return bits ^ (static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000u);
-}
-
-float from_key(uint32_t key) noexcept {
-    return std::bit_cast<float>(key ^ ((key >> 31) != 0 ? 0x80000000u : 0xffffffffu));
-}
 
 // Least significant digit first, stable. Item: the key in the low 32 bits, a payload above them if
 // there is one.
@@ -42,7 +35,8 @@ void radix_sort(std::vector<Item>& items) {
 
 }  // namespace
 
-SortedSample::SortedSample(std::span<const float> values, std::span<const float> weights) {
+SortedSample::SortedSample(std::span<const float> values, std::span<const float> weights,
+                           std::optional<double> center) {
     if (weights.empty()) {
         std::vector<uint32_t> keys(values.size());
         std::ranges::transform(values, keys.begin(), order_key);
@@ -66,7 +60,7 @@ SortedSample::SortedSample(std::span<const float> values, std::span<const float>
             weights_[i] = std::bit_cast<float>(static_cast<uint32_t>(items[i] >> 32));
         }
     }
-    center_ = values_[values_.size() / 2];
+    center_ = center ? *center : values_[values_.size() / 2];
     Cut left{0, 0, 0};
     for (size_t first = 0; first <= size(); first += kBlock) {
         blocks_.push_back(left);
@@ -98,35 +92,6 @@ Cut SortedSample::cut(size_t position) const noexcept {
     const Cut& block = blocks_[position / kBlock];
     const Cut rest = sums(block.position, position);
     return {block.weight + rest.weight, block.sum + rest.sum, position};
-}
-
-std::vector<Cut> SortedSample::cuts(size_t first, size_t last, size_t stride) const {
-    std::vector<Cut> cuts;
-    cuts.reserve((last - first) / stride + 1);
-    Cut here = cut(first);
-    for (size_t i = first;; i += stride) {
-        if (i == 0 || i == size() || values_[i - 1] < values_[i]) {
-            cuts.push_back({here.weight, here.sum, i});
-        }
-        if (i == last) return cuts;
-        const Cut step = sums(i, i + stride);
-        here.weight += step.weight;
-        here.sum += step.sum;
-    }
-}
-
-double SortedSample::squared_error(size_t first, size_t last, double centroid) const noexcept {
-    std::array<double, 4> sum{};
-    size_t i = first;
-    const auto term = [&](size_t at) {
-        const double difference = values_[at] - centroid;
-        return weight(at) * difference * difference;
-    };
-    for (; i + 4 <= last; i += 4) {
-        for (size_t l = 0; l < 4; ++l) sum[l] += term(i + l);
-    }
-    for (; i < last; ++i) sum[0] += term(i);
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 }  // namespace tersor::kmeans

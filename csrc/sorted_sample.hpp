@@ -3,7 +3,7 @@
 
 #include <array>
 #include <cstddef>
-#include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -13,24 +13,21 @@ namespace tersor::kmeans {
 
 class SortedSample {
   public:
-    // Points of weight zero are left out. `weights` may be empty: all 1.
-    SortedSample(std::span<const float> values, std::span<const float> weights);
+    // Points of weight zero are left out. `weights` may be empty: all 1. Sums are taken of
+    // value - center, by default the median.
+    SortedSample(std::span<const float> values, std::span<const float> weights,
+                 std::optional<double> center = std::nullopt);
 
     size_t size() const noexcept { return values_.size(); }
     std::span<const float> values() const noexcept { return values_; }
 
-    // Sums are taken of value - center().
     double center() const noexcept { return center_; }
 
     // What lies left of point `position`.
     Cut cut(size_t position) const noexcept;
 
-    // The cuts first, first + stride .. last, both included; inside a run of equal values there is
-    // none.
-    std::vector<Cut> cuts(size_t first, size_t last, size_t stride) const;
-
-    // Sum of weight * (value - centroid)^2 over [first, last).
-    double squared_error(size_t first, size_t last, double centroid) const noexcept;
+    // What lies in [first, last); the position is `last`.
+    Cut sums(size_t first, size_t last) const noexcept;
 
   private:
     static constexpr size_t kBlock = 256;
@@ -38,7 +35,6 @@ class SortedSample {
     double weight(size_t i) const noexcept {
         return weights_.empty() ? 1.0 : static_cast<double>(weights_[i]);
     }
-    Cut sums(size_t first, size_t last) const noexcept;
 
     std::vector<float> values_;
     std::vector<float> weights_;  // empty: all 1

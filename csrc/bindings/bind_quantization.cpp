@@ -46,8 +46,8 @@ void check_values(std::span<const float> values, std::span<const float> weights)
     }
 }
 
-// Writes the codes into `codes`. Returns the centroids as the bytes of float32 numbers, and the
-// squared error.
+// Writes the codes into `codes`. Returns the centroids as the bytes of float32 numbers, the
+// squared error, and whether that is proven to be the least.
 nb::tuple kmeans1d(Floats values, std::optional<Floats> weights, size_t clusters,
                    const std::string& init, size_t iterations, uint64_t seed, Bytes codes) {
     const std::span all(values.data(), values.size());
@@ -67,8 +67,8 @@ nb::tuple kmeans1d(Floats values, std::optional<Floats> weights, size_t clusters
         result = kmeans::cluster(all, w, options, out);
     }
     const auto& centroids = result.centroids;
-    return nb::make_tuple(nb::bytes(centroids.data(), centroids.size() * sizeof(float)),
-                          result.sse);
+    return nb::make_tuple(nb::bytes(centroids.data(), centroids.size() * sizeof(float)), result.sse,
+                          result.proven);
 }
 
 }  // namespace

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tersor._native import core
 from tersor.quantization.kmeans import kmeans
-from tests.twins.kmeans import optimal_sse
+from tests.twins.kmeans import optimal_sse, optimal_sse_of_many
 
 RNG = np.random.default_rng(0)
 LARGE = 120_000  # more distinct values than are searched at once
@@ -49,6 +49,18 @@ def test_weighted_exact_is_the_optimum_of_the_twin(values, k, data):
     assert result.sse == pytest.approx(optimal_sse(x, k, w), rel=1e-6, abs=1e-8)
 
 
+def assert_optimal(result, x, w, codes=None):
+    """The error about means that are not rounded; the twin loses what double cannot hold of the sum of squares."""
+    codes = result.codes if codes is None else codes
+    y = x.astype(np.float64)
+    means = np.bincount(codes, weights=w * y) / np.bincount(codes, weights=w)
+    sse = (w * (y - means[codes]) ** 2).sum()
+    k = len(result.centroids)
+    rounding = 1e-13 * (w * (y - np.average(y, weights=w)) ** 2).sum()
+    assert sse == pytest.approx(optimal_sse_of_many(x, k, w), rel=1e-9, abs=rounding)
+    np.testing.assert_allclose(result.centroids, means, rtol=1e-6)
+
+
 def large_samples():
     normal = RNG.normal(size=LARGE)
     outlier = normal.copy()
@@ -60,19 +72,42 @@ def large_samples():
         "heavy tails": RNG.standard_t(2, size=LARGE),
         "clumps": RNG.choice([-3.0, -1.0, 0.5, 4.0], size=LARGE) + 0.01 * normal,
         "mostly zero": np.where(RNG.random(LARGE) < 0.5, 0, normal),
+        "uniform": RNG.random(LARGE),
+        "far from zero": 1000 + normal,
+        "log-normal": np.exp(3 * normal),
+        "one of other sign": np.concatenate([5 + normal[1:] / 10, [-1e-3]]),
     }
 
 
 @pytest.mark.parametrize("name", large_samples())
-def test_large_samples_reach_the_optimum_of_all_partitions(name):
-    # One sample in eight is small enough to be searched exhaustively, repeated it has the same clusters;
-    # jittering the copies makes all values distinct and takes the other path.
-    part = large_samples()[name][: LARGE // 8].astype(np.float32)
-    whole = np.repeat(part, 8)
-    whole = (whole.astype(np.float64) * (1 + 4e-7 * np.tile(np.arange(8) - 3.5, len(part)))).astype(np.float32)
-    searched, refined = kmeans(part, 16), kmeans(whole, 16)
-    check(refined, whole)
-    assert refined.sse == pytest.approx(8 * searched.sse, rel=2e-5)
+def test_large_samples_reach_the_optimum_of_the_twin(name):
+    x = large_samples()[name].astype(np.float32)
+    result = kmeans(x, 16)
+    check(result, x)
+    assert result.proven
+    assert_optimal(result, x, np.ones_like(x))
+
+
+@pytest.mark.parametrize("name", ["normal", "heavy tails", "mostly zero"])
+@pytest.mark.parametrize("k", [9, 40])
+def test_large_weighted_samples_reach_the_optimum_of_the_twin(name, k):
+    x = large_samples()[name].astype(np.float32)
+    w = (RNG.random(LARGE) * (RNG.random(LARGE) < 0.9)).astype(np.float32)
+    result = kmeans(x, k, weights=w)
+    check(result, x, w)
+    assert result.proven
+    assert_optimal(result, x[w > 0], w[w > 0], result.codes[w > 0])
+
+
+def test_the_twins_agree():
+    x = RNG.normal(size=40).round(1).astype(np.float32)
+    assert optimal_sse_of_many(x, 5) == pytest.approx(optimal_sse(x, 5), rel=1e-12)
+
+
+def test_only_exact_is_proven():
+    x = RNG.normal(size=100).astype(np.float32)
+    assert kmeans(x, 4).proven
+    assert not kmeans(x, 4, init="density").proven
 
 
 @pytest.mark.parametrize("name", ["normal", "laplace", "heavy tails"])
@@ -158,6 +193,7 @@ def test_same_bits_on_every_instruction_set():
     finally:
         core.force_isa(before)
     np.testing.assert_array_equal(results[0].centroids, results[1].centroids)
+    np.testing.assert_array_equal(results[0].codes, results[1].codes)
     assert results[0].sse == results[1].sse
 
 

@@ -28,11 +28,13 @@ class KMeans:
     centroids: float32 (K,), strictly ascending; K <= k.
     codes:     uint8 (n,), the cluster of each value.
     sse:       sum over values of weight * (value - centroid)^2, with the centroids rounded to float32.
+    proven:    no clustering into as many clusters has less error, but for rounding; only "exact" can prove it.
     """
 
     centroids: NDArray[np.float32]
     codes: NDArray[np.uint8]
     sse: float
+    proven: bool
 
 
 def kmeans(
@@ -56,11 +58,11 @@ def kmeans(
     iterations: at most so many rounds of Lloyd's algorithm; not used by "exact".
     seed:       of "random".
 
-    "exact" is the global optimum whenever k * (number of distinct values) <= 2^19. Above, it is the global
-    optimum over a grid of at least 2048 cells, improved over all values until no partition is better whose
-    boundaries all lie within 128 values of the result, or, in coarser steps, within about n / 100. That has
-    been the global optimum on all data tried, but it is not proven. Comparisons are made in double: what is
-    below 1e-15 of the sum of squares is not resolved. The result depends on nothing but the arguments: not on
+    "exact" tries all partitions if k * (number of distinct values) <= 2^19. Above, it works on cells of the
+    number line that become finer where boundaries of the optimum can lie; bounds rule out the rest, so that the
+    result is proven to be the global optimum. If bounds leave more than 2^19 places, only those nearest to the best
+    partition so far are kept and `proven` is false. Comparisons are made in double: what is below 1e-13 of the
+    sum of squares about the median is not resolved. The result depends on nothing but the arguments: not on
     threads, not on the instruction set.
 
     Raises ValueError for wrong arguments, NaN and infinity among them.
@@ -68,8 +70,8 @@ def kmeans(
     data = _vector(values, "values")
     scales = None if weights is None else _vector(weights, "weights")
     codes = np.empty(data.shape, dtype=np.uint8)
-    centroids, sse = core.kmeans1d(data, scales, k, init, iterations, seed, codes)
-    return KMeans(np.frombuffer(centroids, dtype=np.float32).copy(), codes, sse)
+    centroids, sse, proven = core.kmeans1d(data, scales, k, init, iterations, seed, codes)
+    return KMeans(np.frombuffer(centroids, dtype=np.float32).copy(), codes, sse, proven)
 
 
 def _vector(array: Tensor | NDArray[np.float32], name: str) -> NDArray[np.float32]:
