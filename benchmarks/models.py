@@ -14,11 +14,11 @@ import tempfile
 from pathlib import Path
 
 import torch
-from benchmarks.machine import write_results
-from benchmarks.sources import ResNetCifar, cifar10_test, data_file, imagenet500, package_file, top1
 from torch import nn
 
 import tersor
+from benchmarks.machine import write_results
+from benchmarks.sources import ResNetCifar, cifar10_test, data_file, imagenet500, package_file, top1
 from tersor.container.reader import Reader
 from tersor.interop import open_checkpoint
 from tersor.tensors import Uniform

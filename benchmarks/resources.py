@@ -18,8 +18,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from benchmarks.machine import write_results
 from safetensors.torch import save_file
+
+from benchmarks.machine import write_results
 
 
 def make_sharded(folder: Path, megabytes: int, shards: int = 4) -> int:

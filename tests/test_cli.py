@@ -18,7 +18,7 @@ def model(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "model.safetensors"
     state = {
-        "conv.weight": torch.randn(16, 3, 3, 3),
+        "conv.weight": torch.randn(16, 5, 3, 3),
         "conv.bias": torch.randn(16),
         "fc.weight": torch.randn(10, 64),
         "steps": torch.tensor(7),

@@ -23,12 +23,11 @@ def representations(*rules: Rule) -> dict[str, object]:
     return {name: treatment.representation for name, treatment in Recipe(rules).plan(KEYS).items()}
 
 
-def test_default_is_8_bits_for_weights_and_lossless_for_the_rest():
-    plan = Recipe.default().plan(KEYS)
-    assert {name for name, t in plan.items() if t.representation == Quantize(bits=8)} == {
-        "features.0.weight",
-        "classifier.weight",
-    }
+def test_default_is_8_bits_for_weights_10_for_short_rows_and_lossless_for_the_rest():
+    keys = [*KEYS, TensorKey("long", (4, 32), torch.float32), TensorKey("depthwise", (32, 1, 5, 5), torch.float32)]
+    plan = Recipe.default().plan(keys)
+    bits = {name: t.representation.bits for name, t in plan.items() if isinstance(t.representation, Quantize)}
+    assert bits == {"features.0.weight": 10, "classifier.weight": 10, "long": 8, "depthwise": 10}
     assert all(t.prune is None for t in plan.values())
 
 
@@ -64,7 +63,7 @@ def test_recipes_round_trip_through_files(tmp_path, suffix):
         [
             Rule("*", Quantize(bits=5, granularity="group", group_size=32), Prune(density=0.25)),
             Rule(("a.*", "b"), Palettize(bits=3), shared=True),
-            Rule("c", prune=Prune(threshold=0.1)),
+            Rule("c", prune=Prune(threshold=0.1), max_row=9),
         ]
     )
     path = tmp_path / f"recipe.{suffix}"
@@ -99,6 +98,7 @@ def test_yaml_as_documented(tmp_path):
         ("- {match: x, uniform: {}, palettize: {}}", "two representations"),
         ("- {match: x, uniform: {}, shared: true}", "only palettize"),
         ("- {match: x, prune: {density: 2}}", "density"),
+        ("- {match: x, lossless: {}, max_row: 0}", "max_row"),
         ("{{{", "YAML"),
         ("- !!python/object/apply:os.system ['true']", "YAML"),
     ],

@@ -96,8 +96,8 @@ def _add_compress(commands: Any) -> None:
         "compress",
         help="a checkpoint into a .tsr file",
         description="Compresses a checkpoint: .safetensors, .pt/.pth/.th/.bin/.ckpt, .npz, .onnx, .gguf or a Hugging "
-        "Face folder. Without options, weights (two or more dimensions) get 8 bits with one error-minimising step a "
-        "channel, and everything else stays exact.",
+        "Face folder. Without options, weights (two or more dimensions) get 8 bits (10 in rows of fewer than 32) with "
+        "one error-minimising step a channel, and everything else stays exact.",
     )
     command.add_argument("input", help="checkpoint file or folder, or - for standard input")
     command.add_argument("-o", "--output", help=".tsr file, or - for standard output (default: input's name + .tsr)")
