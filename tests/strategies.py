@@ -83,8 +83,10 @@ def compressed_tensors(draw: st.DrawFn) -> CompressedTensor:
         group = draw(st.sampled_from([0, max(length, 1), 1, 2, 3]))
         size = (1, 1) if group == 0 else (rows, 1 if group == length else -(-length // group))
         codes = integers(-(1 << bits - 1), 1 << bits - 1, shape, torch.int8 if bits <= 8 else torch.int16)
-        zero = integers(-(2**20), 2**20, size, torch.int32) if draw(st.booleans()) else None
-        return Uniform(shape, dtype, mask, bits, codes, torch.randn(size, generator=generator), zero, group)
+        start = draw(st.sampled_from(["none", "zero", "offset"]))
+        zero = integers(-(2**20), 2**20, size, torch.int32) if start == "zero" else None
+        offset = torch.randn(size, generator=generator) if start == "offset" else None
+        return Uniform(shape, dtype, mask, bits, codes, torch.randn(size, generator=generator), zero, group, offset)
     scale = torch.rand((rows if draw(st.booleans()) else 1, 1), generator=generator)
     if kind is Binary:
         return Binary(shape, dtype, mask, torch.rand(shape, generator=generator) < 0.5, scale)

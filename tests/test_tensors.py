@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,8 +27,12 @@ def obvious_weight(tensor, r, c, rows, length):
         group = c // tensor.group_size if tensor.group_size else 0
         row = r if tensor.group_size else 0
         q = float(tensor.codes.reshape(rows, length)[r, c])
+        scale = float(tensor.scale[row, group])
+        if tensor.offset is not None:
+            product = float(np.float32(scale * (q + 2 ** (tensor.bits - 1))))
+            return product + float(tensor.offset[row, group])
         zero = 0.0 if tensor.zero is None else float(tensor.zero[row, group])
-        return (q - zero) * float(tensor.scale[row, group])
+        return (q - zero) * scale
     if isinstance(tensor, Codebook):
         run = -(-rows // tensor.codebook.shape[0])
         return float(tensor.codebook[r // run, int(tensor.codes.reshape(rows, length)[r, c])])
@@ -42,7 +47,8 @@ def obvious_weight(tensor, r, c, rows, length):
 def test_dequantize_is_the_definition(tensor):
     values = tensor.dequantize()
     assert values.shape == tensor.shape and values.dtype == tensor.dtype and values.is_contiguous()
-    # A product of float32 numbers has at most 48 bits: float64 holds it, and float32 rounds it once.
+    # A product of float32 numbers has at most 48 bits: float64 holds it, and float32 rounds it once. A sum of two of
+    # them may take more, but is rounded to float32 as if once: float64 has more than twice the bits.
     expected = obvious(tensor).to(torch.float32)
     limit = min(torch.finfo(tensor.dtype).max, torch.finfo(torch.float32).max)
     expected = expected.clamp(-limit, limit).to(tensor.dtype)
@@ -88,6 +94,23 @@ def test_values_saturate_in_a_narrow_dtype():
         assert tensor.dequantize().to(torch.float32).tolist() == [-largest, largest]
     huge = Uniform(shape, torch.float32, None, 8, codes, torch.tensor([[1e37]]), None, 2)
     assert torch.isfinite(huge.dequantize()).all()
+
+
+def test_offset_grids_count_from_the_bottom_and_round_twice():
+    shape = torch.Size([1, 4])
+    codes = torch.tensor([[-8, -2, 4, 7]], dtype=torch.int8)
+    step, offset = torch.tensor([[0.1]]), torch.tensor([[-0.73]])
+    values = Uniform(shape, torch.float32, None, 4, codes, step, None, 4, offset).dequantize()
+    count = np.array([[0, 6, 12, 15]], np.float32)
+    assert values.numpy().tobytes() == (np.float32(0.1) * count + np.float32(-0.73)).tobytes()
+    fused = (np.float64(np.float32(0.1)) * count + np.float64(np.float32(-0.73))).astype(np.float32)
+    assert values.numpy().tobytes() != fused.tobytes(), "the numbers do not tell one rounding from two"
+
+
+def test_a_grid_has_a_zero_point_or_an_offset():
+    codes, step = torch.zeros(2, dtype=torch.int8), torch.ones(1, 1)
+    with pytest.raises(ValueError, match="not both"):
+        Uniform(codes.shape, torch.float32, None, 4, codes, step, step.to(torch.int32), 2, step)
 
 
 def test_a_mask_must_fit():

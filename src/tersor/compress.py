@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from tersor.coding import CodingConfig
 from tersor.container.writer import Entry, Summary, write_tsr
 from tersor.errors import TersorWarning, UsageError
-from tersor.interop import Checkpoint, TensorInfo, from_state_dict, open_checkpoint
+from tersor.interop import Checkpoint, Grid, TensorInfo, from_state_dict, open_checkpoint
 from tersor.model import CompressedModel
 from tersor.parallel import ordered_map, thread_pool
 from tersor.pruning import Prune, magnitude_mask
 from tersor.quantization import Lossless, NonFiniteError, Palettize, Quantize, RepresentationConfig
 from tersor.recipe import Recipe, Rule, TensorKey, Treatment
-from tersor.tensors import CompressedTensor
+from tersor.tensors import CompressedTensor, Uniform
 
 _MIN_BUDGET = 32 << 20  # bytes of source tensors in flight, whatever the largest tensor
 
@@ -38,6 +38,8 @@ def compress(
     threads: int | None = None,
 ) -> CompressedModel:
     """Compresses a model in memory, or a checkpoint file or folder, into a CompressedModel in memory.
+
+    Tensors that a checkpoint stores on a quantization grid of its own (GGUF) keep it as `compressed_entries` says.
 
     model: an nn.Module or a state_dict (neither is modified), or the path of any checkpoint that
         `tersor compress` reads.
@@ -101,12 +103,23 @@ def source_bytes(model: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str
 
 @dataclass(frozen=True)
 class _Job:
-    """One tensor to fit. `fitted` is set where that was done already (shared codebooks)."""
+    """One tensor to represent: from its value, from the source's own grid, or done already (shared codebooks).
+
+    None of the three for a tied tensor.
+    """
 
     info: TensorInfo
-    value: Tensor | None
     treatment: Treatment
+    value: Tensor | None = None
+    grid: Grid | None = None
     fitted: CompressedTensor | None = None
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes that the value or the grid take in memory."""
+        if self.value is not None:
+            return self.info.nbytes
+        return 0 if self.grid is None else self.grid.nbytes
 
 
 def compressed_entries(
@@ -114,6 +127,9 @@ def compressed_entries(
 ) -> Iterator[Entry]:
     """The tensors of a checkpoint, pruned and represented as the recipe says, in order.
 
+    A tensor that the source stores on a grid of its own (`Checkpoint.read_grid`) keeps that grid, exactly, where it is
+    to be lossless or quantized uniformly to as many bits as the grid has, or more, and neither pruned nor shared:
+    more bits would cost more and lose more. Everything else works on the values.
     A tensor with NaN or infinite values that a lossy technique was meant for stays lossless, with a TersorWarning.
     """
     infos = checkpoint.info.tensors
@@ -123,7 +139,7 @@ def compressed_entries(
         _fit,
         _jobs(checkpoint, plan),
         executor,
-        cost=lambda job: job.info.nbytes if job.value is not None else 0,
+        cost=lambda job: job.source_bytes,
         budget=max(_MIN_BUDGET, largest),
     ):
         if progress is not None:
@@ -136,14 +152,32 @@ def _jobs(checkpoint: Checkpoint, plan: dict[str, Treatment]) -> Iterator[_Job]:
     for info in checkpoint.info.tensors:
         treatment = plan[info.name]
         if info.tied_to is not None:
-            yield _Job(info, None, treatment)
+            yield _Job(info, treatment)
             continue
         if treatment.share is not None and info.name not in shared:
             shared.update(_fit_group(checkpoint, plan, treatment))
         if info.name in shared:
-            yield _Job(info, None, treatment, shared.pop(info.name))
+            yield _Job(info, treatment, fitted=shared.pop(info.name))
         else:
-            yield _Job(info, checkpoint.read(info.name), treatment)
+            yield _job(checkpoint, info, treatment)  # which keeps nothing of it alive, as a variable here would
+
+
+def _job(checkpoint: Checkpoint, info: TensorInfo, treatment: Treatment) -> _Job:
+    grid = _kept_grid(checkpoint, info.name, treatment)
+    if grid is not None:
+        return _Job(info, treatment, grid=grid)
+    return _Job(info, treatment, value=checkpoint.read(info.name))
+
+
+def _kept_grid(checkpoint: Checkpoint, name: str, treatment: Treatment) -> Grid | None:
+    """The source's own grid of a tensor, if that is what `treatment` asks for; see `compressed_entries`."""
+    representation = treatment.representation
+    if _prunes(treatment.prune) or not isinstance(representation, (Lossless, Quantize)):
+        return None
+    grid = checkpoint.read_grid(name)
+    if grid is None or (isinstance(representation, Quantize) and representation.bits < grid.bits):
+        return None
+    return grid
 
 
 def _fit_group(checkpoint: Checkpoint, plan: dict[str, Treatment], of: Treatment) -> dict[str, CompressedTensor]:
@@ -162,13 +196,19 @@ def _fit_group(checkpoint: Checkpoint, plan: dict[str, Treatment], of: Treatment
 
 def _fit(job: _Job) -> tuple[Entry, int]:
     info = job.info
-    if job.value is None and job.fitted is None:
+    if info.tied_to is not None:
         return Entry(info.name, None, info.tied_to, info.note), 0
     tensor = job.fitted
-    if tensor is None:
-        assert job.value is not None
+    if job.grid is not None:
+        tensor = _on_grid(info, job.grid)
+    elif job.value is not None:
         tensor = represent(info.name, job.value, job.treatment.representation, job.treatment.prune)
     return Entry(info.name, tensor, None, info.note), info.nbytes
+
+
+def _on_grid(info: TensorInfo, grid: Grid) -> Uniform:
+    shape = torch.Size(info.shape)
+    return Uniform(shape, info.dtype, None, grid.bits, grid.codes, grid.scale, None, grid.group_size, grid.offset)
 
 
 def represent(
@@ -182,8 +222,12 @@ def represent(
         return Lossless().fit(value)
 
 
+def _prunes(prune: Prune | None) -> bool:
+    return prune is not None and prune.density != 1.0
+
+
 def _mask(value: Tensor, prune: Prune | None) -> Tensor | None:
-    if prune is None or prune.density == 1.0:
+    if prune is None or not _prunes(prune):
         return None
     return magnitude_mask(value, density=prune.density, threshold=prune.threshold)
 

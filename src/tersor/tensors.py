@@ -99,12 +99,15 @@ class Dense(CompressedTensor):
 
 @dataclass(frozen=True)
 class Uniform(CompressedTensor):
-    """Integer codes on a uniform grid: w = scale * (q - zero).
+    """Integer codes on a uniform grid: w = scale * (q - zero), or w = scale * (q + 2^(bits-1)) + offset.
 
     codes: int8 (bits <= 8) or int16, shape `shape`, in [-2^(bits-1), 2^(bits-1) - 1].
     scale: float32 (O, G); (1, 1) for one step a tensor. May be negative: the grid has one more level below
            zero than above it, and the sign of the step says which tail of the weights gets that level.
     zero:  int32 like `scale`, or None for a symmetric grid (zero = 0).
+    offset: float32 like `scale`: the value at the bottom of the range, from which codes then count; or None.
+           Excludes `zero`. The product and the sum are rounded to float32 one after the other (no fused operation),
+           as the formats do that store such grids.
     group_size: weights of a row that share a step; N (the row's length) for one step a row, 0 for one step a
            tensor. The last group of a row may be shorter: G = ceil(N / group_size).
     """
@@ -116,15 +119,26 @@ class Uniform(CompressedTensor):
     scale: Tensor
     zero: Tensor | None
     group_size: int
+    offset: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.zero is not None and self.offset is not None:
+            raise ValueError("a grid has a zero point or an offset, not both")
 
     def _values(self, row: slice, column: slice) -> Tensor:
         q = self.codes.reshape(matrix_shape(self.shape))[row, column].to(torch.float32)
         if self.zero is not None:
             q -= self._of_each_weight(self.zero, row, column).to(torch.float32)
-        return q.mul_(self._of_each_weight(self.scale, row, column))
+        elif self.offset is not None:
+            q += 1 << self.bits - 1
+        q *= self._of_each_weight(self.scale, row, column)
+        if self.offset is not None:
+            q += self._of_each_weight(self.offset, row, column)
+        return q
 
     def _of_each_weight(self, steps: Tensor, row: slice, column: slice) -> Tensor:
-        """The entries of `scale` or `zero` for the weights of a block, in a shape that broadcasts to it."""
+        """The entries of `scale`, `zero` or `offset` for the weights of a block, in a shape that broadcasts to it."""
         if self.group_size == 0:
             return steps
         if steps.shape[1] == 1:

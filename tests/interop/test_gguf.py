@@ -7,6 +7,7 @@ import torch
 from tersor.errors import InputError, TersorWarning, UnsupportedTypeError, UsageError
 from tersor.interop import from_state_dict, open_checkpoint, write_checkpoint
 from tersor.interop.memory import StateDict
+from tersor.layers import matrix_shape
 
 from .helpers import assert_holds, assert_same, convert, random_tensor
 
@@ -97,6 +98,68 @@ def test_large_quantized_tensor_in_several_pieces(tmp_path):
     expected = gguf.quants.dequantize(gguf.GGUFReader(path).tensors[0].data, gguf.GGMLQuantizationType.Q8_0)
     with open_checkpoint(path) as checkpoint:
         assert_same(checkpoint.read("w"), torch.from_numpy(expected.copy()))
+
+
+def made_of(grid):
+    """The definition of a grid, with numpy."""
+    rows, length = matrix_shape(grid.codes.shape)
+    codes = grid.codes.reshape(rows, length // grid.group_size, grid.group_size).numpy().astype(np.float32)
+    scale = grid.scale.reshape(rows, length // grid.group_size, 1).numpy()
+    if grid.offset is None:
+        return torch.from_numpy(codes * scale).reshape(grid.codes.shape)
+    count = codes + np.float32(1 << grid.bits - 1)
+    return torch.from_numpy(count * scale + grid.offset.reshape(scale.shape).numpy()).reshape(grid.codes.shape)
+
+
+def grid_and_values(path, name="w"):
+    with open_checkpoint(path) as checkpoint:
+        return checkpoint.read_grid(name), checkpoint.read(name)
+
+
+@pytest.mark.parametrize("shape", [(6, 64), (64,), (3, 2, 96), (5, 32), (0, 32), (1100, 1024)])
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_grids_are_exactly_what_dequantizing_gives(tmp_path, kind, shape):
+    values = np.random.default_rng(1).normal(0.1, 1.0, size=shape).astype(np.float32)
+    path = write(tmp_path / "a.gguf", (), {"w": (values, kind)})
+    grid, expected = grid_and_values(path)
+    assert (grid.bits, grid.group_size, grid.codes.dtype) == (int(kind[1]), 32, torch.int8)
+    assert (grid.offset is None) == kind.endswith("_0")
+    rows, length = matrix_shape(shape)
+    assert grid.scale.shape == (rows, length // 32) and grid.scale.dtype == torch.float32
+    assert grid.nbytes == values.size + 4 * (values.size // 32) * (1 if grid.offset is None else 2)
+    assert_same(made_of(grid), expected)
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_grids_of_any_blocks(tmp_path, kind):
+    """Scales and offsets that are negative, zero of either sign, denormal or the largest; all codes."""
+    path, ours = write(tmp_path / "a.gguf", (), {"w": (np.zeros((64, 320), np.float32), kind)}), tmp_path / "b.gguf"
+    size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][1]
+    random = np.random.default_rng(2)
+    blocks = random.integers(0, 256, (640, size), np.uint8)
+    halves = np.array([0x0000, 0x8000, 0x0001, 0x8001, 0x03FF, 0xBC00, 0x3C01, 0x7BFF, 0xFBFF], np.uint16)
+    steps = random.choice(halves, (640, 2 if kind.endswith("_1") else 1))
+    blocks[:, : 2 * steps.shape[1]] = steps.view(np.uint8)
+    ours.write_bytes(path.read_bytes()[: -blocks.size] + blocks.tobytes())
+    expected = gguf.quants.dequantize(blocks.reshape(64, -1), gguf.GGMLQuantizationType[kind])
+    grid, values = grid_and_values(ours)
+    assert_same(values, torch.from_numpy(expected))
+    assert_same(made_of(grid), values)
+    blocks[7, :2] = (0x00, 0x7C)  # infinite
+    ours.write_bytes(path.read_bytes()[: -blocks.size] + blocks.tobytes())
+    with open_checkpoint(ours) as checkpoint:
+        assert checkpoint.read_grid("w") is None
+
+
+def test_what_is_not_on_an_affine_grid_has_none(tmp_path):
+    values = np.ones((2, 256), np.float32)
+    path = write(tmp_path / "a.gguf", {"plain": torch.ones(64)}, {"w": (values, "TQ1_0")})
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.read_grid("plain") is None
+        assert checkpoint.read_grid("w") is None
+        with pytest.raises(KeyError):
+            checkpoint.read_grid("missing")
+    assert from_state_dict({"w": torch.ones(4, 4)}).read_grid("w") is None
 
 
 def test_only_gguf_sources_are_written(tmp_path):

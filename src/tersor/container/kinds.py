@@ -118,17 +118,19 @@ class DenseParams(Params):
 
 
 _TENSOR, _ROW, _GROUP = 0x00, 0x20, 0x40
+_AFFINE, _OFFSET = 0x10, 0x80
 
 
 @dataclass(frozen=True)
 class UniformParams(Params):
-    """group_size as in `tensors.Uniform`: 0 for the tensor, N for the row."""
+    """group_size as in `tensors.Uniform`: 0 for the tensor, N for the row. affine, offset: not both."""
 
     number = 1
     represents = Uniform
 
     bits: int
     affine: bool
+    offset: bool
     group_size: int
     granularity: int
 
@@ -137,11 +139,13 @@ class UniformParams(Params):
         """See `Params`."""
         length = matrix_shape(tensor.shape)[1]
         granularity = _TENSOR if tensor.group_size == 0 else _ROW if tensor.group_size == length else _GROUP
-        return cls(tensor.bits, tensor.zero is not None, tensor.group_size, granularity)
+        affine, offset = tensor.zero is not None, tensor.offset is not None
+        return cls(tensor.bits, affine, offset, tensor.group_size, granularity)
 
     def write(self, out: ByteWriter) -> None:
         """See `Params`."""
-        out.byte(self.bits - 1 | (0x10 if self.affine else 0) | self.granularity)
+        flags = (_AFFINE if self.affine else 0) | (_OFFSET if self.offset else 0)
+        out.byte(self.bits - 1 | flags | self.granularity)
         if self.granularity == _GROUP:
             out.varint(self.group_size)
 
@@ -150,7 +154,8 @@ class UniformParams(Params):
         """See `Params`."""
         byte = source.byte()
         granularity = byte & 0x60
-        if byte & 0x80 or granularity == 0x60:
+        affine, offset = bool(byte & _AFFINE), bool(byte & _OFFSET)
+        if (affine and offset) or granularity == 0x60:
             raise CorruptFileError(f"unknown parameters {byte:#x} of a uniform tensor")
         length = matrix_shape(common.shape)[1]
         group = {_TENSOR: 0, _ROW: length}.get(granularity)
@@ -158,7 +163,7 @@ class UniformParams(Params):
             group = source.varint(MAX_ELEMENTS, "group size")
             if group == 0:
                 raise CorruptFileError("a group size of 0")
-        return cls((byte & 15) + 1, bool(byte & 0x10), group, granularity)
+        return cls((byte & 15) + 1, affine, offset, group, granularity)
 
     def tables(self, shape: torch.Size) -> list[Table]:
         """See `Params`."""
@@ -166,8 +171,12 @@ class UniformParams(Params):
         size = (1, 1) if self.granularity == _TENSOR else (rows, 1)
         if self.granularity == _GROUP:
             size = (rows, -(-length // self.group_size))
-        zero = [Table("zero", torch.int32, size)] if self.affine else []
-        return [Table("scale", torch.float32, size), *zero]
+        tables = [Table("scale", torch.float32, size)]
+        if self.affine:
+            tables.append(Table("zero", torch.int32, size))
+        if self.offset:
+            tables.append(Table("offset", torch.float32, size))
+        return tables
 
     @property
     def symbol_bits(self) -> int:
@@ -185,7 +194,8 @@ class UniformParams(Params):
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Uniform:
         """See `Params`."""
         zero = tables[1] if self.affine else None
-        return Uniform(common.shape, common.dtype, mask, self.bits, codes, tables[0], zero, self.group_size)
+        offset = tables[1] if self.offset else None
+        return Uniform(common.shape, common.dtype, mask, self.bits, codes, tables[0], zero, self.group_size, offset)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,30 @@ class CheckpointInfo:
     attachments: Mapping[str, bytes] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Grid:
+    """A tensor that the source quantized: integer codes on an affine grid per group. All on the CPU.
+
+    w = scale * q, or scale * (q + 2^(bits-1)) + offset where there is an offset, in float32, each operation rounded:
+    exactly what `Checkpoint.read` gives for the tensor.
+
+    codes:  int8 of the tensor's shape, in [-2^(bits-1), 2^(bits-1) - 1]. bits: 1 to 8.
+    scale:  float32 (O, G), finite: one for each `group_size` weights of a row (see `layers.matrix_shape`).
+    offset: float32 (O, G), finite, or None.
+    """
+
+    codes: Tensor
+    bits: int
+    scale: Tensor
+    offset: Tensor | None
+    group_size: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in memory."""
+        return sum(t.numel() * t.itemsize for t in (self.codes, self.scale, self.offset) if t is not None)
+
+
 class Checkpoint(ABC):
     """An open checkpoint; a context manager that closes its files."""
 
@@ -57,6 +81,13 @@ class Checkpoint(ABC):
     @abstractmethod
     def read(self, name: str) -> Tensor:
         """The tensor `name`: contiguous, on the CPU, safe to modify. KeyError for an unknown name."""
+
+    def read_grid(self, name: str) -> Grid | None:
+        """How the source itself stores the tensor `name`, which it quantized on an affine grid per group.
+
+        None where it did not, or its steps are not finite. KeyError for an unknown name.
+        """
+        return None
 
     def close(self) -> None:  # noqa: B027 - not every checkpoint holds something open
         """Releases files and maps. The tensors that were read stay valid."""

@@ -1,5 +1,7 @@
 """GGUF files: quantized tensors are read as float32, everything else as it is.
 
+Those of the types Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 are also there as the grids that they are (`read_grid`).
+
 Attachment: "gguf.header": the number of metadata entries (uint64) and their bytes, as they stand in the file.
 Writing turns quantized tensors into F32 ones, and `general.file_type` says so.
 """
@@ -9,16 +11,19 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Iterator
 from os import PathLike
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tersor.errors import InputError, TersorWarning, UnsupportedTypeError, UsageError
-from tersor.interop.checkpoint import Checkpoint, CheckpointInfo, TensorInfo
+from tersor.interop.checkpoint import Checkpoint, CheckpointInfo, Grid, TensorInfo
 from tersor.interop.extras import require
+from tersor.interop.gguf_grids import BLOCK, GRID_BLOCKS, unpack_blocks
 from tersor.interop.raw import (
     byte_count,
     check_shape,
@@ -30,6 +35,7 @@ from tersor.interop.raw import (
     tensor_bytes,
     tensor_of_bytes,
 )
+from tersor.layers import matrix_shape
 
 HEADER = "gguf.header"
 MAGIC = b"GGUF"
@@ -92,7 +98,7 @@ class GgufFile(Checkpoint):
     def _tensor(self, cursor: _Cursor) -> TensorInfo:
         """Reads one tensor's entry of the header."""
         name = cursor.string()
-        where = f"{self._path}: tensor {name!r}"
+        where = self._where(name)
         if name in self._places:
             raise InputError(f"{where} occurs twice")
         (rank,) = cursor.unpack("<I")
@@ -126,7 +132,7 @@ class GgufFile(Checkpoint):
         last_end = data
         for name, place in sorted(self._places.items(), key=lambda item: item[1].begin):
             begin = data + place.begin
-            where = f"{self._path}: tensor {name!r}"
+            where = self._where(name)
             if place.begin % alignment or begin < last_end:
                 raise InputError(f"{where}: begins at byte {begin}, inside another one or unaligned")
             last_end = begin + place.size
@@ -137,21 +143,51 @@ class GgufFile(Checkpoint):
     def read(self, name: str) -> Tensor:
         """The tensor `name`, dequantized; see `Checkpoint.read`."""
         info, place = self._infos[name], self._places[name]
-        where = f"{self._path}: tensor {name!r}"
         if info.note is None:
-            return read_tensor(self._file, place.begin, info.dtype, info.shape, where)
+            return read_tensor(self._file, place.begin, info.dtype, info.shape, self._where(name))
         values = tensor_of_bytes(new_bytes(info.nbytes), info.dtype, info.shape)
-        block, block_bytes = self._gguf.GGML_QUANT_SIZES[place.type]
         flat = values.reshape(-1).numpy()
+        done = 0
+        for blocks in self._blocks(name):
+            part = self._gguf.quants.dequantize(blocks.reshape(1, -1), place.type).reshape(-1)
+            flat[done : done + part.size] = part
+            done += part.size
+        return values
+
+    def read_grid(self, name: str) -> Grid | None:
+        """The grid of a tensor of one of the types of `GRID_BLOCKS`; see `Checkpoint.read_grid`."""
+        info = self._infos[name]
+        kind = None if info.note is None else GRID_BLOCKS.get(info.note)
+        if kind is None:
+            return None
+        rows, length = matrix_shape(info.shape)
+        codes = tensor_of_bytes(new_bytes(rows * length), torch.int8, (rows * length // BLOCK, BLOCK))
+        steps = torch.empty((2 if kind.offset else 1, codes.shape[0]))
+        done = 0
+        for blocks in self._blocks(name):
+            part = slice(done, done + len(blocks))
+            scale, *offset = steps[:, part].numpy()
+            unpack_blocks(blocks, kind, codes[part].numpy(), scale, offset[0] if offset else None)
+            done += len(blocks)
+        if not bool(steps.isfinite().all()):
+            return None
+        scales, *offsets = steps.reshape(len(steps), rows, length // BLOCK)
+        return Grid(codes.reshape(info.shape), kind.bits, scales, offsets[0] if offsets else None, BLOCK)
+
+    def _blocks(self, name: str) -> Iterator[NDArray[np.uint8]]:
+        """The blocks of a quantized tensor, (blocks, bytes of a block), about a million weights at a time."""
+        place = self._places[name]
+        block, block_bytes = self._gguf.GGML_QUANT_SIZES[place.type]
+        count = place.size // block_bytes
         step = max(_CHUNK_ELEMENTS // block, 1)
         self._file.seek(place.begin)
-        for first in range(0, flat.size // block, step):
-            blocks = min(step, flat.size // block - first)
-            data = new_bytes(blocks * block_bytes)
-            read_into(self._file, data, where)
-            part = self._gguf.quants.dequantize(data.numpy()[None], place.type)
-            flat[first * block : (first + blocks) * block] = part.reshape(-1)
-        return values
+        for first in range(0, count, step):
+            data = new_bytes(min(step, count - first) * block_bytes)
+            read_into(self._file, data, self._where(name))
+            yield data.numpy().reshape(-1, block_bytes)
+
+    def _where(self, name: str) -> str:
+        return f"{self._path}: tensor {name!r}"
 
     def close(self) -> None:
         """Closes the file."""

@@ -129,7 +129,7 @@ def describe(params: Params, masked: bool) -> str:
     if isinstance(params, DenseParams):
         words = str(params.values.dtype).removeprefix("torch.")
     elif isinstance(params, UniformParams):
-        grid = "affine" if params.affine else "symmetric"
+        grid = "affine" if params.affine else "offset" if params.offset else "symmetric"
         where = {0x00: "tensor", 0x20: "channel"}.get(params.granularity, f"group of {params.group_size}")
         words = f"uniform {params.bits} bit {grid} per {where}"
     elif isinstance(params, CodebookParams):
