@@ -77,32 +77,6 @@ def test_forging_a_sound_index_gives_a_sound_file():
     read_all(forged(*raw_index(sample())))
 
 
-def test_every_bit_flip_is_rejected():
-    raw = sample()
-    assert len(raw) <= 4096
-    for position in range(8 * len(raw)):
-        damaged = bytearray(raw)
-        damaged[position // 8] ^= 1 << position % 8
-        with pytest.raises(CorruptFileError):
-            read_all(bytes(damaged))
-
-
-def test_every_truncation_is_rejected():
-    raw = sample()
-    for size in range(len(raw)):
-        with pytest.raises(CorruptFileError):
-            read_all(raw[:size])
-
-
-def test_every_appended_byte_is_rejected():
-    raw = sample()
-    for value in range(256):
-        with pytest.raises(CorruptFileError):
-            read_all(raw + bytes([value]))
-        with pytest.raises(CorruptFileError):
-            read_all(bytes([value]) + raw)
-
-
 def test_errors_name_the_file_and_the_fault(tmp_path: Path):
     path = tmp_path / "model.tsr"
     path.write_bytes(b"PK\x03\x04 not ours at all, but long enough to be read as one")
