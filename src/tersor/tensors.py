@@ -10,6 +10,7 @@ K centroids.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,7 +24,7 @@ _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
-class CompressedTensor:
+class CompressedTensor(ABC):
     """What all representations share. Not instantiated itself.
 
     shape: of the tensor that is represented.
@@ -62,9 +63,9 @@ class CompressedTensor:
             result[row, column] = values.to(self.dtype)
         return result.reshape(self.shape)
 
+    @abstractmethod
     def _values(self, row: slice, column: slice) -> Tensor:
         """Values of a block of the (O, N) matrix: a new float32 tensor, anything at masked positions."""
-        raise NotImplementedError  # every subclass in this file defines it, or `dequantize`
 
     @property
     def numel(self) -> int:

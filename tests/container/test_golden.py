@@ -9,7 +9,6 @@ import pytest
 from safetensors.torch import load_file
 
 import tersor
-from tersor._native import core
 from tersor.container.reader import Reader
 from tersor.errors import CorruptFileError
 from tests.golden.make import model
@@ -17,17 +16,6 @@ from tests.strategies import same_bits
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 FILES = ["v1.tsr", "v1-fast.tsr"]
-
-
-@pytest.fixture(params=["scalar", "avx2", "avx512"])
-def isa(request):
-    before = core.active_isa()
-    try:
-        core.force_isa(request.param)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    core.force_isa(before)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -19,17 +19,6 @@ granularities = st.sampled_from(
 )
 
 
-@pytest.fixture(params=["scalar", "avx2"])
-def isa(request):
-    before = core.active_isa()
-    try:
-        core.force_isa(request.param)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    core.force_isa(before)
-
-
 def groups_of(tensor, matrix):
     """(row, group, slice of the row) of every group of a matrix, a whole tensor seen as one row."""
     size = tensor.group_size or max(matrix.shape[1], 1)

@@ -5,6 +5,7 @@ Legend: O output channels (rows), N weights a row, G groups a row, T codebooks, 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -39,25 +40,25 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Params:
+class Params(ABC):
     """Parameters of one tensor of a kind: a subclass a kind, with the kind's way in and out of a file."""
 
     number: ClassVar[int]
     represents: ClassVar[type[CompressedTensor]]
 
     @classmethod
+    @abstractmethod
     def of(cls, tensor: Any) -> Params:
         """Parameters of a CompressedTensor of this kind."""
-        raise NotImplementedError  # every kind defines it
 
+    @abstractmethod
     def write(self, out: ByteWriter) -> None:
         """Into the index."""
-        raise NotImplementedError  # every kind defines it
 
     @classmethod
+    @abstractmethod
     def read(cls, source: ByteReader, common: Common) -> Params:
         """From the index; CorruptFileError for what makes no sense."""
-        raise NotImplementedError  # every kind defines it
 
     def tables(self, shape: torch.Size) -> list[Table]:
         """The tables of a tensor of `shape`, in the order of the file."""
@@ -68,17 +69,17 @@ class Params:
         """Width of the codes, or None where the codes are an array of values."""
         return None
 
+    @abstractmethod
     def code_words(self) -> WireType:
         """Type of the array that holds the codes."""
-        raise NotImplementedError  # every kind defines it
 
+    @abstractmethod
     def codes(self, tensor: Any) -> Tensor:
         """The codes of `tensor`, of its shape and of the dtype of `code_words`."""
-        raise NotImplementedError  # every kind defines it
 
+    @abstractmethod
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> CompressedTensor:
         """The tensor. CorruptFileError where codes point outside of their tables."""
-        raise NotImplementedError  # every kind defines it
 
 
 @dataclass(frozen=True)
