@@ -118,6 +118,16 @@ def test_include_and_exclude(model, tmp_path, capsys):
     assert rows["fc.weight"] == "float32"
 
 
+def test_the_default_gives_short_rows_more_bits(tmp_path, capsys):
+    save_file({"depthwise": torch.randn(8, 1, 3, 3), "fc": torch.randn(8, 64)}, tmp_path / "m.safetensors")
+    run("compress", tmp_path / "m.safetensors")
+    capsys.readouterr()
+    run("inspect", tmp_path / "m.tsr", "--json")
+    rows = {row["name"]: row["representation"] for row in json.loads(capsys.readouterr().out)["tensors"]}
+    assert rows["depthwise"].startswith("uniform 10 bit")
+    assert rows["fc"].startswith("uniform 8 bit")
+
+
 def test_recipe_files(model, tmp_path, capsys):
     recipe = tmp_path / "r.yaml"
     recipe.write_text('- {match: "*", uniform: {bits: 5}}\n- {match: fc.weight, ternary: {}}\n')

@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,10 @@ def _recipe(options: argparse.Namespace) -> Any:
     if options.lossless:
         return Recipe.lossless()
     prune = None if options.density is None else Prune(density=options.density)
-    rules = [Rule(tuple(options.include) or "*", _representation(options), prune)]
+    included = tuple(options.include) or "*"
+    rules = [Rule(included, _representation(options), prune)]
+    if not any(given[name] for name in ("--bits", "--method", "--group-size", "--affine")):
+        rules = [replace(rule, match=included, prune=prune) for rule in Recipe.default().rules]
     if options.exclude:
         rules.append(Rule(tuple(options.exclude), Lossless(), None if prune is None else Prune(density=1.0)))
     return Recipe(rules)

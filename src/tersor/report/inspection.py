@@ -10,7 +10,6 @@ from typing import IO, Any
 import numpy as np
 
 from tersor.coding import Method, entropy
-from tersor.container.dtypes import to_words
 from tersor.container.index import METHOD_TEXT, METHOD_XZ, VERSION, TensorEntry
 from tersor.container.kinds import (
     BinaryParams,
@@ -158,8 +157,7 @@ def _entropy(entry: TensorEntry, tensor: CompressedTensor) -> float | None:
     if params.symbol_bits is None or not weights:
         return None
     mask = None if tensor.mask is None else tensor.mask.reshape(-1)
-    row = params.code_words()
-    codes = kept(to_words(params.codes(tensor), row), mask, row.words)
+    codes = kept(params.codes(tensor).contiguous().reshape(-1).numpy(), mask, 1)
     bits = entropy(np.ascontiguousarray(codes)) * codes.size / weights if codes.size else 0.0
     if mask is not None:
         density = codes.size / weights
