@@ -4,6 +4,7 @@ import io
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import tersor
@@ -147,6 +148,23 @@ def test_load_into_a_wrong_module_names_every_fault_and_changes_nothing(tmp_path
     ):
         assert part in str(caught.value)
     assert all(same_bits(target.state_dict()[key], value) for key, value in before.items())
+
+
+def test_pruning_by_channel_keeps_as_many_in_each():
+    recipe = Recipe([Rule("4.weight", Quantize(bits=8), Prune(density=0.25, scope="channel"))])
+    mask = next(e.tensor.mask for e in tersor.compress(network(), recipe).entries if e.name == "4.weight")
+    assert mask.sum(1).tolist() == [72] * 10
+
+
+def test_what_is_left_out_of_a_folder_is_not_counted(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_file({"w": torch.randn(64, 64)}, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+    taken = sum(path.stat().st_size for path in folder.iterdir())
+    (folder / "tf_model.h5").write_bytes(b"x" * 100_000)
+    with pytest.warns(TersorWarning, match=r"tf_model\.h5"):
+        assert tersor.compress(folder).original_bytes == taken
 
 
 def test_save_refuses_to_replace(tmp_path):

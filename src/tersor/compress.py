@@ -19,7 +19,7 @@ from tersor.errors import TersorWarning, UsageError
 from tersor.interop import Checkpoint, Grid, TensorInfo, from_state_dict, open_checkpoint
 from tersor.model import CompressedModel
 from tersor.parallel import ordered_map, thread_pool
-from tersor.pruning import Prune, magnitude_mask
+from tersor.pruning import Prune
 from tersor.quantization import Lossless, NonFiniteError, Palettize, Quantize, RepresentationConfig
 from tersor.recipe import Recipe, Rule, TensorKey, Treatment
 from tersor.tensors import CompressedTensor, Uniform
@@ -93,11 +93,11 @@ def choose_recipe(recipe: Recipe | None, *, bits: int | None = None, lossless: b
 
 
 def source_bytes(model: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str], checkpoint: Checkpoint) -> int:
-    """Bytes before compression: of the file or the whole folder, or of the tensors of a model in memory."""
+    """Bytes before compression: of the file, of the folder's files that were taken, or of a model's tensors."""
+    if checkpoint.file_bytes is not None:
+        return checkpoint.file_bytes
     if isinstance(model, (str, os.PathLike)):
-        path = Path(model)
-        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-        return sum(file.stat().st_size for file in files)
+        return Path(model).stat().st_size
     return sum(info.nbytes for info in checkpoint.info.tensors if info.tied_to is None)
 
 
@@ -229,7 +229,7 @@ def _prunes(prune: Prune | None) -> bool:
 def _mask(value: Tensor, prune: Prune | None) -> Tensor | None:
     if prune is None or not _prunes(prune):
         return None
-    return magnitude_mask(value, density=prune.density, threshold=prune.threshold)
+    return prune.mask(value)
 
 
 def _opened(model: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]) -> Checkpoint:

@@ -74,9 +74,13 @@ class Grid:
 
 
 class Checkpoint(ABC):
-    """An open checkpoint; a context manager that closes its files."""
+    """An open checkpoint; a context manager that closes its files.
+
+    file_bytes: of all files that were taken, where the source is a folder; None elsewhere.
+    """
 
     info: CheckpointInfo
+    file_bytes: int | None = None
 
     @abstractmethod
     def read(self, name: str) -> Tensor:

@@ -66,6 +66,7 @@ class HuggingFaceFolder(Checkpoint):
         layout: dict[str, list[Any]] = {"weights": [], "indexes": []}
         attachments: dict[str, bytes] = {}
         left: list[str] = []
+        self.file_bytes = 0
         try:
             for folder, names in _folders(root, left):
                 weights, index = _weight_files(root / folder, names)
@@ -73,7 +74,9 @@ class HuggingFaceFolder(Checkpoint):
                     layout["weights"].append(self._open(root, folder / name, tensors))
                 if index is not None:
                     layout["indexes"].append(_index_entry(root, folder / index, layout["weights"], tensors))
-                _collect(root, folder, [n for n in names if n not in weights and n != index], attachments, left)
+                loaded = {*weights, index}
+                self.file_bytes += sum((root / folder / name).stat().st_size for name in names if name in loaded)
+                _collect(root, folder, [name for name in names if name not in loaded], attachments, left)
             if not layout["weights"]:
                 raise InputError(f"{path}: no weights found: no *.safetensors, no pytorch_model.bin and no index")
         except BaseException:
@@ -82,6 +85,7 @@ class HuggingFaceFolder(Checkpoint):
         if left:
             reason = "weights of other frameworks, duplicates, training states, or above 100 MiB"
             warnings.warn(f"{path}: not taken along ({reason}): {', '.join(left)}", TersorWarning, stacklevel=3)
+        self.file_bytes += sum(len(data) for data in attachments.values())
         attachments[LAYOUT] = json.dumps(layout, separators=(",", ":")).encode()
         self.info = CheckpointInfo("huggingface", tuple(tensors), attachments)
 
