@@ -69,6 +69,12 @@ def test_a_really_full_device_is_noticed(tmp_path):
     assert main(["compress", str(tmp_path / "m.safetensors"), "-o", "/dev/full/x.tsr"]) == 5
 
 
+def test_an_error_of_reading_is_not_taken_for_one_of_writing(tmp_path):
+    with pytest.raises(PermissionError), atomic_file(tmp_path / "a"):
+        raise PermissionError(errno.EACCES, "Permission denied", "some input")
+    assert names(tmp_path) == []
+
+
 def test_a_missing_folder_is_an_output_error(tmp_path):
     with pytest.raises(OutputError, match="does not exist"), atomic_file(tmp_path / "no" / "a"):
         pass

@@ -30,11 +30,12 @@ def atomic_file(path: str | os.PathLike[str], *, force: bool = False) -> Iterato
         fd, name = tempfile.mkstemp(prefix=f"{target.name}{_MARK}", dir=target.parent)
     temporary = Path(name)
     try:
-        with _output_errors(target):
-            with os.fdopen(fd, "w+b") as file:
-                yield file
+        with _output_errors(target, also_reading=True), os.fdopen(fd, "w+b") as file:
+            yield file
+            with _output_errors(target):
                 file.flush()
                 os.fsync(file.fileno())
+        with _output_errors(target):
             temporary.chmod(0o666 & ~_umask())
             os.replace(temporary, target)
             _sync_folder(target.parent)
@@ -52,8 +53,9 @@ def atomic_folder(path: str | os.PathLike[str], *, force: bool = False) -> Itera
     with _output_errors(target):
         temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}{_MARK}", dir=target.parent))
     try:
-        with _output_errors(target):
+        with _output_errors(target, also_reading=True):
             yield temporary
+        with _output_errors(target):
             for file in temporary.rglob("*"):
                 if file.is_file():
                     with open(file, "rb") as handle:
@@ -105,24 +107,21 @@ def _escaped(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO)
+
+
 @contextmanager
-def _output_errors(target: Path) -> Iterator[None]:
+def _output_errors(target: Path, *, also_reading: bool = False) -> Iterator[None]:
+    """Turns errors of writing into OutputError. also_reading: only those that reading inputs cannot cause."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
             raise OutputError(
                 f"{target}: the disk is full; nothing was written. Free some space and run again"
             ) from error
-        if error.errno in (
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.EISDIR,
-            errno.ENOTDIR,
-            errno.EIO,
-            errno.EFBIG,
-        ):
+        if error.errno in _REFUSED and not also_reading:
             raise OutputError(f"{target}: cannot be written ({error.strerror}); nothing was written") from error
         raise
 
