@@ -7,7 +7,7 @@ SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp csrc/bindings/*)
 .PHONY: demo test lint format bench clean
 
 demo: $(VENV)/.demo
-	$(BIN)/tersor demo
+	$(BIN)/tersor demo --force
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

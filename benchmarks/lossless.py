@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 import torch
 import zipnn
-from benchmarks.machine import write_results
-from benchmarks.sources import package_file
 from safetensors.torch import load_file, save
 
 import tersor
+from benchmarks.machine import write_results
+from benchmarks.sources import package_file
 
 
 def timed(work: Callable[[], object], repeats: int) -> tuple[object, float]:

@@ -176,6 +176,25 @@ def test_standard_streams(model, tmp_path):
     assert b"fc.weight" in shown.stdout
 
 
+@pytest.mark.parametrize("command", ["compress", "decompress"])
+def test_standard_input_needs_a_name_for_the_output(model, tmp_path, monkeypatch, capsys, command):
+    run("compress", model, "-o", tmp_path / "m.tsr")
+    content = (model if command == "compress" else tmp_path / "m.tsr").read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert run(command, "-") == 2
+    assert "give -o" in capsys.readouterr().err
+
+
+def test_names_of_strangers_cannot_write_to_the_terminal(tmp_path, capsys):
+    save_file({"a\x1b[31m\nb": torch.zeros(3), "n" * 300: torch.zeros(3)}, tmp_path / "m.safetensors")
+    run("compress", tmp_path / "m.safetensors")
+    run("inspect", tmp_path / "m.tsr")
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert r"a\x1b[31m\nb" in out
+    assert "n" * 90 not in out
+
+
 def test_max_bytes(model, tmp_path):
     run("compress", model, "-o", tmp_path / "m.tsr")
     assert run("decompress", tmp_path / "m.tsr", "-o", tmp_path / "x.pt", "--max-bytes", "1000") == 4
@@ -194,6 +213,10 @@ BAD = [
     (["compress", "model.safetensors", "--recipe", "none.yaml"], 3, "none.yaml"),
     (["compress", "model.safetensors", "-o", "taken.tsr"], 5, "--force"),
     (["compress", "model.safetensors", "-o", "no/folder.tsr"], 5, "does not exist"),
+    (["compress", "model.safetensors", "-o", "model.safetensors", "--force"], 2, "the output is the input"),
+    (["decompress", "good.tsr", "-o", "good.tsr", "--format", "torch", "--force"], 2, "the output is the input"),
+    (["decompress", "good.tsr", "-o", "mine/", "--force"], 5, "no checkpoint"),
+    (["demo", "-o", "taken.tsr"], 5, "--force"),
     (["compress", "model.safetensors", "--threads", "0"], 2, "threads"),
     (["decompress", "model.safetensors"], 4, "not a .tsr file"),
     (["decompress", "good.tsr", "-o", "x.unknown"], 2, ".unknown"),
@@ -216,14 +239,16 @@ def test_errors_have_exit_codes_and_leave_nothing(model, tmp_path, monkeypatch, 
     (tmp_path / "text.safetensors").write_text("these are not the bytes you are looking for")
     for taken in ("taken.tsr", "taken.pt"):
         (tmp_path / taken).write_bytes(b"mine")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     capsys.readouterr()
     assert run(*arguments) == code
     error = capsys.readouterr().err
     assert says in error
     assert error.startswith("tersor: ")
     assert len(error.splitlines()) == 1
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_force_replaces(model, tmp_path):

@@ -37,6 +37,8 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", ["docs/guide.md", "README.md"])
 def test_console_blocks(folder, page):
     commands = [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
+    # `diff` tells by its exit code that a lossy copy differs.
+    commands = [f"{command} || test $? = 6" if "tersor diff" in command else command for command in commands]
     commands = [command for command in commands if not command.startswith(("make", "git", "cd", "pip"))]
     assert commands
     done = subprocess.run(["sh", "-ec", "\n".join(commands)], capture_output=True, text=True)

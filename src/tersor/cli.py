@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     _return_freed_memory()
     warnings.showwarning = _show_warning
+    warnings.simplefilter("ignore")  # of libraries: nothing that a user of the command line can act on
     warnings.simplefilter("always", TersorWarning)
     try:
         return int(options.run(options))
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("demo", help="train, prune, cluster and code a small network on real digits")
     command.add_argument("-o", "--output", default="digits.tsr", help="file to write (default: %(default)s)")
+    command.add_argument("--force", action="store_true", help="replace an output that exists")
     command.add_argument("--seed", type=int, default=0, help="of the training (default: %(default)s)")
     command.set_defaults(run=_demo)
     return parser
@@ -159,7 +161,7 @@ def _compress(options: argparse.Namespace) -> int:
     with _input_path(options.input) as path:
         with open_checkpoint(path) as checkpoint:
             total = sum(info.nbytes for info in checkpoint.info.tensors)
-        output = options.output or _beside(path, ".tsr")
+        output = _output_name(options, path, ".tsr")
         progress = ProgressLine(total, None if options.json else sys.stderr)
         with _output_file(output, options.force) as file:
             summary, before = compress_file(
@@ -244,7 +246,7 @@ def _decompress(options: argparse.Namespace) -> int:
         with Reader(path, max_bytes=options.max_bytes) as reader:
             source = reader.index.source
             before = reader.file_bytes
-        output = options.output or _beside(path, _SUFFIXES[options.format or source])
+        output = _output_name(options, path, _SUFFIXES[options.format or source])
         format = options.format or (None if options.output not in (None, "-") else source)
         format = "safetensors" if format == "state_dict" else format
         if output == "-":
@@ -259,8 +261,9 @@ def _decompress(options: argparse.Namespace) -> int:
                 max_bytes=options.max_bytes,
             )
     seconds = time.perf_counter() - start
-    report = {"input": options.file, "output": output, "bytes": before, "seconds": seconds}
-    _print(options, report, f"{options.file} -> {output} in {seconds:.2f} s", to_stderr=output == "-")
+    report = {"input": options.file, "output": output, "format": format, "bytes": before, "seconds": seconds}
+    text = f"{options.file} ({before:,} bytes) -> {output} in {seconds:.2f} s"
+    _print(options, report, text, to_stderr=output == "-")
     return 0
 
 
@@ -316,7 +319,7 @@ def _diff(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from tersor.demo import run_demo
 
-    run_demo(options.output, seed=options.seed)
+    run_demo(options.output, seed=options.seed, force=options.force)
     return 0
 
 
@@ -353,8 +356,18 @@ def _output_file(name: str, force: bool) -> Iterator[Any]:
         yield file
 
 
-def _beside(path: str, suffix: str) -> str:
-    """The default output: the input's name with another suffix. UsageError where that is the input itself."""
+def _output_name(options: argparse.Namespace, path: str, suffix: str) -> str:
+    """The output that was asked for, or else the input's name with another suffix.
+
+    UsageError where that is the input itself, or where standard input leaves no name to go by.
+    """
+    given = options.input if hasattr(options, "input") else options.file
+    if options.output is not None:
+        if options.output != "-" and os.path.exists(options.output) and os.path.samefile(options.output, path):
+            raise UsageError(f"{options.output}: the output is the input; name another with -o")
+        return str(options.output)
+    if given == "-":
+        raise UsageError("standard input has no name for the output to follow; give -o (- is standard output)")
     source = Path(path)
     name = source.name if source.is_dir() else source.stem
     target = source.with_name(name + suffix) if name else source.resolve().with_name(source.resolve().name + suffix)

@@ -83,6 +83,10 @@ def compress_file(
 
 def choose_recipe(recipe: Recipe | None, *, bits: int | None = None, lossless: bool = False) -> Recipe:
     """The one recipe that the options name. UsageError if they name several."""
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise UsageError(
+            f"recipe must be a tersor.Recipe, got {type(recipe).__name__}; Recipe.load reads one from a file"
+        )
     if sum((recipe is not None, bits is not None, lossless)) > 1:
         raise UsageError("recipe, bits and lossless exclude each other; give one of them")
     if lossless:
@@ -218,7 +222,9 @@ def represent(
     try:
         return representation.fit(value, _mask(value, prune))
     except NonFiniteError as error:
-        warnings.warn(f"tensor {name!r} stays lossless: {error}", TersorWarning, stacklevel=2)
+        warnings.warn(
+            f"tensor {name!r} stays lossless (exclude it to ask for that): {error}", TersorWarning, stacklevel=2
+        )
         return Lossless().fit(value)
 
 
@@ -245,4 +251,4 @@ def _opened(model: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]) ->
 def set_torch_threads(threads: int | None) -> None:
     """Lets torch use as many threads as tersor does. For programs that own their process, such as the CLI."""
     if threads is not None and threads > 0:  # `thread_pool` refuses the others
-        torch.set_num_threads(threads)
+        torch.set_num_threads(min(threads, torch.get_num_threads()))

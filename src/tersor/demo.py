@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from tersor.compress import compress
 from tersor.errors import MissingExtraError
-from tersor.files import atomic_file
+from tersor.files import atomic_file, check_output
 from tersor.model import CompressedModel
 from tersor.pruning import Prune, magnitude_mask
 from tersor.quantization import Cast, Lossless, Palettize
@@ -72,12 +72,16 @@ def digits_network() -> nn.Module:
     )
 
 
-def run_demo(output: str | os.PathLike[str], *, seed: int = 0, show: Callable[[str], None] = print) -> list[Step]:
-    """Runs all steps, writes the smallest file to `output` (replacing it) and shows the table.
+def run_demo(
+    output: str | os.PathLike[str], *, seed: int = 0, force: bool = False, show: Callable[[str], None] = print
+) -> list[Step]:
+    """Runs all steps, writes the smallest file to `output` and shows the table.
 
-    Raises MissingExtraError if scikit-learn is missing, OutputError if `output` cannot be written.
+    Raises MissingExtraError if scikit-learn is missing, OutputError if `output` exists (unless `force`) or cannot be
+    written.
     """
     start = time.perf_counter()
+    check_output(output, force=force)  # before minutes of training, not after
     torch.set_num_threads(1)  # faster for a network this small, and the same result on every machine
     train, validation, test = load_digits(seed)
     torch.manual_seed(seed)
@@ -97,7 +101,7 @@ def run_demo(output: str | os.PathLike[str], *, seed: int = 0, show: Callable[[s
         for part in _ROUNDS:
             masks = {key: magnitude_mask(params[key], density=final**part) for key, final in _DENSITIES.items()}
             params = fit(model, params, train, validation, epochs=30, rate=2e-3, masks=masks)
-        pruned = compress(params, Recipe(Rule(key, Lossless(), Prune(density=d)) for key, d in _DENSITIES.items()))
+        pruned = compress(params, Recipe([Rule(key, Lossless(), Prune(density=d)) for key, d in _DENSITIES.items()]))
         steps.append(_saved("pruned and fine-tuned", pruned, folder, model, test, coder="raw"))
 
         rules = [Rule(key, Palettize(bits=_BITS), Prune(density=density)) for key, density in _DENSITIES.items()]
@@ -105,7 +109,7 @@ def run_demo(output: str | os.PathLike[str], *, seed: int = 0, show: Callable[[s
         clustered = train_centroids(model, compress(params, Recipe([*rules, biases])), train, validation)
         steps.append(_saved("clustered, centroids trained", clustered, folder, model, test, coder="raw"))
 
-        with atomic_file(output, force=True) as file:
+        with atomic_file(output, force=force) as file:
             save(clustered, file)
     size = os.path.getsize(output)
     steps.append(Step("entropy coded", size, accuracy(model, load(output), test)))

@@ -25,7 +25,9 @@ def atomic_file(path: str | os.PathLike[str], *, force: bool = False) -> Iterato
     Raises OutputError if `path` exists (unless `force`), cannot be written, or the disk is full. On any error
     the temporary file is removed and what stood at `path` before is untouched.
     """
-    target = _checked_target(Path(path), force)
+    check_output(path, force=force)
+    target = Path(path).absolute()
+    _remove_stale(target)
     with _output_errors(target):
         fd, name = tempfile.mkstemp(prefix=f"{target.name}{_MARK}", dir=target.parent)
     temporary = Path(name)
@@ -49,7 +51,9 @@ def atomic_folder(path: str | os.PathLike[str], *, force: bool = False) -> Itera
 
     Raises as `atomic_file`. With `force`, a folder that stood at `path` is replaced as a whole.
     """
-    target = _checked_target(Path(path), force)
+    check_output(path, force=force)
+    target = Path(path).absolute()
+    _remove_stale(target)
     with _output_errors(target):
         temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}{_MARK}", dir=target.parent))
     try:
@@ -79,14 +83,14 @@ def atomic_folder(path: str | os.PathLike[str], *, force: bool = False) -> Itera
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _checked_target(target: Path, force: bool) -> Path:
-    target = target.absolute()
+def check_output(path: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Raises OutputError if `path` exists (unless `force`) or lies in a folder that does not."""
+    target = Path(path).absolute()
     if not target.parent.is_dir():
         raise OutputError(f"{target}: the folder {target.parent} does not exist; create it first")
-    if target.exists() and not force:
-        raise OutputError(f"{target} exists already; pass --force (force=True) to replace it, or name another output")
-    _remove_stale(target)
-    return target
+    empty_folder = target.is_dir() and not any(target.iterdir())
+    if target.exists() and not force and not empty_folder:
+        raise OutputError(f"{path} exists already; pass --force (force=True) to replace it, or name another output")
 
 
 def _remove_stale(target: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from tersor.container.writer import Entry
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CompressedModel:
     """What `tersor.compress` returns and `tersor.save` writes.
 
@@ -22,6 +22,9 @@ class CompressedModel:
     source: str = "state_dict"
     attachments: Mapping[str, bytes] = field(default_factory=dict)
     original_bytes: int = 0
+
+    def __repr__(self) -> str:
+        return f"CompressedModel({len(self.entries)} tensors from {self.source}, {self.original_bytes:,} bytes before)"
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors, dequantized. Tied tensors share memory."""

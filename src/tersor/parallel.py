@@ -53,11 +53,14 @@ def ordered_map(
 
 @contextmanager
 def thread_pool(threads: int | None) -> Iterator[Executor | None]:
-    """A pool of `threads` threads (None: one a CPU), or None where one thread does it all. UsageError below 1."""
-    count = len(os.sched_getaffinity(0)) if threads is None and hasattr(os, "sched_getaffinity") else threads
-    count = os.cpu_count() or 1 if count is None else count
-    if count < 1:
-        raise UsageError(f"threads is {count}; it must be at least 1")
+    """A pool of `threads` threads (None: one a CPU), or None where one thread does it all. UsageError below 1.
+
+    More than a few threads a CPU gain nothing; such numbers are cut.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}; it must be at least 1")
+    count = cpus if threads is None else min(threads, 4 * cpus)
     if count == 1:
         yield None
         return

@@ -19,7 +19,7 @@ integers) stay lossless unless a rule names them exactly, without a pattern.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -135,7 +135,9 @@ class Recipe:
 
     rules: tuple[Rule, ...]
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        if isinstance(rules, Rule) or not all(isinstance(rule, Rule) for rule in rules):
+            raise UsageError(f"a Recipe takes a list of Rules, got {rules!r}")
         object.__setattr__(self, "rules", tuple(rules))
 
     @classmethod
@@ -184,7 +186,7 @@ class Recipe:
         """From a list of mappings. UsageError naming what it does not understand."""
         if not isinstance(data, list) or not data:
             raise UsageError(f"a recipe must be a list of rules, got {type(data).__name__}")
-        return cls(Rule.from_dict(rule) for rule in data)
+        return cls([Rule.from_dict(rule) for rule in data])
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:

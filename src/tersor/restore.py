@@ -24,6 +24,11 @@ class RestoredCheckpoint(Checkpoint):
 
     def __init__(self, reader: Reader, executor: Executor | None = None) -> None:
         self._reader = reader
+        try:
+            attachments = reader.attachments()
+        except BaseException:
+            reader.close()
+            raise
         entries = reader.index.tensors
         tensors = tuple(
             TensorInfo(
@@ -35,7 +40,7 @@ class RestoredCheckpoint(Checkpoint):
             )
             for entry in entries
         )
-        self.info = CheckpointInfo(reader.index.source, tensors, reader.attachments())
+        self.info = CheckpointInfo(reader.index.source, tensors, attachments)
         self._own = [info.name for info in tensors if info.tied_to is None]
         self._turn = 0
         self._ahead = self._decode_ahead(executor)

@@ -63,10 +63,12 @@ class Reader:
     def _open(self, max_bytes: int | None) -> None:
         self.file_bytes = self._file.seek(0, os.SEEK_END)
         head = self._at(0, min(PROLOGUE, self.file_bytes))
-        if not head or head[: len(MAGIC)] != MAGIC[: len(head)]:
+        if not head:
+            raise CorruptFileError("the file is empty; fetch it again")
+        if head[: len(MAGIC)] != MAGIC[: len(head)]:
             raise CorruptFileError("this is not a .tsr file")
         if self.file_bytes < PROLOGUE + TRAILER:
-            raise CorruptFileError("the file is truncated")
+            raise CorruptFileError("the file is truncated; fetch it again")
         if head[-1] != VERSION:
             raise UnsupportedVersionError(
                 f"format version {head[-1]} is not supported (this tersor reads version {VERSION}); update tersor"
@@ -75,10 +77,10 @@ class Reader:
         size = int.from_bytes(trailer[:4], "little")
         self.content_id = trailer[4:20]
         if size > min(MAX_INDEX, self.file_bytes - PROLOGUE - TRAILER):
-            raise CorruptFileError("the index does not fit into the file; it is damaged or truncated")
+            raise CorruptFileError("the index does not fit into the file; it is damaged or truncated: fetch it again")
         tail = self._at(self.file_bytes - TRAILER - size, size)
         if xxh3_64(head + tail + trailer[:20]) != int.from_bytes(trailer[20:], "little"):
-            raise CorruptFileError("the index fails its checksum; the file is damaged or truncated")
+            raise CorruptFileError("the index fails its checksum; the file is damaged or truncated: fetch it again")
         self.index, self._checksums = decode_tail(tail)
         self._positions = {entry.name: position for position, entry in enumerate(self.index.tensors)}
         self._chunks, self._starts = self._plan()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from tersor.errors import InputError, UsageError
+from tersor.errors import InputError, OutputError, UsageError
 from tersor.files import atomic_file, atomic_folder
 from tersor.interop.checkpoint import Checkpoint
 from tersor.interop.gguf import MAGIC, GgufFile, write_gguf
@@ -86,11 +86,20 @@ def write_checkpoint(
     if name not in _READERS:
         raise UsageError(f"format {name!r} is unknown; use one of {', '.join(sorted(_READERS))}")
     if name == "huggingface":
+        _check_replaceable(Path(path))
         with atomic_folder(path, force=force) as folder:
             write_huggingface(checkpoint, folder)
         return
     with atomic_file(path, force=force) as file:
         _WRITERS[name](checkpoint, file)
+
+
+def _check_replaceable(folder: Path) -> None:
+    """OutputError for a folder that `force` must not replace: one that holds files, but no weights among them."""
+    if folder.is_dir():
+        names = [file.name for file in folder.iterdir()]
+        if names and not any(name.endswith((".safetensors", ".bin")) for name in names):
+            raise OutputError(f"{folder} holds files, but no checkpoint; it is not replaced. Name another folder")
 
 
 def _detect(path: str | os.PathLike[str]) -> str:

@@ -170,7 +170,10 @@ def _read_header(file: IO[bytes], size: int, where: str) -> bytes:
         raise InputError(f"{where}: {size} bytes are too few for a safetensors file; fetch it again")
     (length,) = struct.unpack("<Q", file.read(8))
     if length > HEADER_LIMIT:
-        raise InputError(f"{where}: the header declares {length} bytes, more than the format's {HEADER_LIMIT}")
+        raise InputError(
+            f"{where}: this is not a safetensors file (its header would have {length} bytes, above the format's "
+            f"{HEADER_LIMIT}); name the file by its kind, or fetch it again"
+        )
     if length > size - 8:
         raise InputError(f"{where}: the header declares {length} bytes, the file has {size}: it is truncated")
     return file.read(length)

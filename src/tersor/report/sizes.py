@@ -38,7 +38,8 @@ class Sizes:
         }
 
     def __str__(self) -> str:
-        words = f"{self.before:,} -> {self.after:,} bytes ({self.ratio:.2f}x smaller"
+        change = f"{self.ratio:.2f}x smaller" if self.ratio >= 1 else f"{1 / self.ratio:.2f}x LARGER"
+        words = f"{self.before:,} -> {self.after:,} bytes ({change}"
         words += f", {self.bits_per_weight:.3f} bits a weight" if self.weights else ""
         words += f", {self.tensors} tensors"
         return words + (f") in {self.seconds:.2f} s" if self.seconds is not None else ")")

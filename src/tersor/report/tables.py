@@ -14,7 +14,7 @@ from tersor.report.inspection import Inspection
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Columns padded to their widest cell; those in `right` aligned to the right."""
-    cells = [list(head), *[list(row) for row in rows]]
+    cells = [[_printable(cell) for cell in row] for row in [head, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     lines = []
     for row in cells:
@@ -22,6 +22,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[in
         lines.append("  ".join(padded).rstrip())
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
+
+
+def _printable(text: str, width: int = 80) -> str:
+    """Without control characters, which names from strangers' files may hold, and at most `width` characters long."""
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return plain if len(plain) <= width else f"{plain[: width // 2]}...{plain[3 - width // 2 :]}"
 
 
 def inspection_text(found: Inspection) -> str:
@@ -69,7 +75,13 @@ def comparison_text(found: Comparison) -> str:
         )
     head = ["tensor", "shape", "bytes A", "bytes B", "bits/w B", "max error", "RMS error", "SQNR dB"]
     text = f"A: {found.a}\nB: {found.b}\n\n{table(head, rows, right=(2, 3, 4, 5, 6, 7))}"
-    return text + "".join(f"\n{problem}" for problem in found.problems)
+    equal = sum(tensor.identical for tensor in found.tensors)
+    summary = f"\n\n{equal} of {len(found.tensors)} tensors are identical to the bit"
+    changed = [tensor for tensor in found.tensors if tensor.sqnr is not None and not tensor.identical]
+    if changed:
+        worst = min(changed, key=lambda tensor: tensor.sqnr or -math.inf)
+        summary += f"; the worst of the others has an SQNR of {_number(worst.sqnr, '.2f')} dB: {_printable(worst.name)}"
+    return text + summary + "".join(f"\n{_printable(problem, 400)}" for problem in found.problems)
 
 
 def _number(value: float | None, spec: str) -> str:
