@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp csrc/bindings/*)
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp')
 
 .PHONY: demo test lint format bench clean
 

@@ -6,13 +6,13 @@
 #include <utility>
 #include <vector>
 
-#include "adaptive.hpp"
-#include "bindings.hpp"
-#include "histogram.hpp"
-#include "huffman.hpp"
-#include "packed_bits.hpp"
-#include "planes.hpp"
-#include "rans.hpp"
+#include "bindings/bindings.hpp"
+#include "coding/adaptive.hpp"
+#include "coding/histogram.hpp"
+#include "coding/huffman.hpp"
+#include "coding/packed_bits.hpp"
+#include "coding/planes.hpp"
+#include "coding/rans.hpp"
 
 namespace nb = nanobind;
 

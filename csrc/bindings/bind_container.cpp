@@ -3,12 +3,12 @@
 #include <string>
 #include <vector>
 
-#include "bindings.hpp"
-#include "blake3.hpp"
-#include "buffer.hpp"
-#include "text_coder.hpp"
-#include "text_dictionary.hpp"
-#include "xxh3.hpp"
+#include "bindings/bindings.hpp"
+#include "bindings/buffer.hpp"
+#include "container/blake3.hpp"
+#include "container/text_coder.hpp"
+#include "container/text_dictionary.hpp"
+#include "container/xxh3.hpp"
 
 namespace nb = nanobind;
 

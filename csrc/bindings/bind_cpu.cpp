@@ -3,7 +3,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "bindings.hpp"
+#include "bindings/bindings.hpp"
 #include "cpu.hpp"
 
 namespace nb = nanobind;

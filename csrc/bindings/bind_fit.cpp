@@ -5,9 +5,9 @@
 #include <optional>
 #include <stdexcept>
 
-#include "bindings.hpp"
-#include "fit_uniform.hpp"
-#include "magnitude.hpp"
+#include "bindings/bindings.hpp"
+#include "pruning/magnitude.hpp"
+#include "quantization/fit_uniform.hpp"
 
 namespace nb = nanobind;
 

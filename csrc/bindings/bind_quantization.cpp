@@ -8,8 +8,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "bindings.hpp"
-#include "kmeans1d.hpp"
+#include "bindings/bindings.hpp"
+#include "quantization/kmeans1d.hpp"
 
 namespace nb = nanobind;
 

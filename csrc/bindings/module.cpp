@@ -1,5 +1,5 @@
 // The Python module tersor._core. One bind_*.cpp a room; this file only gathers them.
-#include "bindings.hpp"
+#include "bindings/bindings.hpp"
 
 NB_MODULE(_core, m) {
     tersor::bindings::bind_cpu(m);

@@ -1,4 +1,4 @@
-"""Bit streams as lists of bits: the twin of csrc/bitio.hpp and width_code.hpp."""
+"""Bit streams as lists of bits: the twin of csrc/coding/bitio.hpp and width_code.hpp."""
 
 from __future__ import annotations
 

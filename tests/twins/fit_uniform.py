@@ -1,4 +1,4 @@
-"""The slow, obvious twin of csrc/fit_uniform.cpp and csrc/level_errors.cpp: same steps, same codes, bit for bit."""
+"""The slow, obvious twin of csrc/quantization/fit_uniform.cpp and level_errors.cpp: same steps and codes to the bit."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Static frequencies that sum to a power of two: the twin of csrc/histogram.cpp and frequency_table.cpp.
+"""Static frequencies that sum to a power of two: the twin of csrc/coding/histogram.cpp and frequency_table.cpp.
 
 Symbols come as indices 0 .. 2^bits - 1 everywhere in the twins.
 """

@@ -1,4 +1,4 @@
-"""Canonical, length-limited Huffman coding with explicit packages: the twin of csrc/huffman.cpp."""
+"""Canonical, length-limited Huffman coding with explicit packages: the twin of csrc/coding/huffman.cpp."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks as context-coded bits and as runs: the twin of csrc/adaptive.cpp's masks and coding/masks.py."""
+"""Masks as context-coded bits and as runs: the twin of csrc/coding/adaptive.cpp's masks and coding/masks.py."""
 
 from __future__ import annotations
 

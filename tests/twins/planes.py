@@ -1,4 +1,4 @@
-"""Byte planes, word by word: the twin of csrc/planes.cpp."""
+"""Byte planes, word by word: the twin of csrc/coding/planes.cpp."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interleaved rANS, one symbol at a time with big-integer arithmetic: the twin of csrc/rans.cpp."""
+"""Interleaved rANS, one symbol at a time with big-integer arithmetic: the twin of csrc/coding/rans.cpp."""
 
 from __future__ import annotations
 
