@@ -276,6 +276,8 @@ def test_layout_of_other_tensors_is_not_used(tmp_path, weights):
 def test_existing_folder_is_not_replaced_without_force(tmp_path):
     (tmp_path / "out").mkdir()
     checkpoint = from_state_dict({"w": torch.ones(1)})
+    write_checkpoint(checkpoint, tmp_path / "out")  # an empty folder is as good as none
+    (tmp_path / "out" / "more.txt").write_text("of the old model")
     with pytest.raises(OutputError, match="exists"):
         write_checkpoint(checkpoint, tmp_path / "out")
     write_checkpoint(checkpoint, tmp_path / "out", force=True)
