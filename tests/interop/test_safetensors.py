@@ -142,7 +142,10 @@ def test_damaged_file(tmp_path, header, data, message):
         open_checkpoint(path)
 
 
-@pytest.mark.parametrize(("length", "message"), [(2**63, "not a safetensors file"), (100_000_001, "more than"), (1000, "truncated")])
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [(2**63, "not a safetensors file"), (100_000_001, "not a safetensors file"), (1000, "truncated")],
+)
 def test_header_length_is_checked_before_anything_is_read(tmp_path, length, message):
     path = tmp_path / "x.safetensors"
     path.write_bytes(struct.pack("<Q", length) + b"{}")
