@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from tersor.compress import compress
 from tersor.errors import MissingExtraError
-from tersor.files import atomic_file, check_output
+from tersor.files import check_output
 from tersor.model import CompressedModel
 from tersor.pruning import Prune, magnitude_mask
 from tersor.quantization import Cast, Lossless, Palettize
@@ -109,9 +109,7 @@ def run_demo(
         clustered = train_centroids(model, compress(params, Recipe([*rules, biases])), train, validation)
         steps.append(_saved("clustered, centroids trained", clustered, folder, model, test, coder="raw"))
 
-        with atomic_file(output, force=force) as file:
-            save(clustered, file)
-    size = os.path.getsize(output)
+    size = save(clustered, output, force=force).after
     steps.append(Step("entropy coded", size, accuracy(model, load(output), test)))
 
     rows = [[s.name, f"{s.file_bytes:,}", f"{dense / s.file_bytes:.1f}x", f"{s.accuracy:.2f} %"] for s in steps]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tersor.container.index import MAGIC
 from tersor.container.reader import Reader
-from tersor.interop import Checkpoint, open_checkpoint
+from tersor.interop import Checkpoint, TensorInfo, open_checkpoint
 from tersor.restore import RestoredCheckpoint
 
 _BLOCK = 1 << 22  # elements compared at once, so that float64 copies stay small
@@ -77,7 +77,7 @@ def compare(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Comparison:
                 continue
             if one.dtype != two.dtype:
                 problems.append(f"{name}: {one.dtype} against {two.dtype}")
-            size_a, size_b = _stored(left, name), _stored(right, name)
+            size_a, size_b = _stored(left, one), _stored(right, two)
             rows.append(difference(name, left.read(name), right.read(name), size_a, size_b))
     return Comparison(os.fspath(a), os.fspath(b), tuple(rows), tuple(problems))
 
@@ -115,8 +115,7 @@ def _open(path: str | os.PathLike[str]) -> Checkpoint:
     return open_checkpoint(path)
 
 
-def _stored(checkpoint: Checkpoint, name: str) -> int:
-    info = next(info for info in checkpoint.info.tensors if info.name == name)
+def _stored(checkpoint: Checkpoint, info: TensorInfo) -> int:
     if isinstance(checkpoint, RestoredCheckpoint):
-        return checkpoint.stored_bytes(name)
+        return checkpoint.stored_bytes(info.name)
     return 0 if info.tied_to is not None else info.nbytes
