@@ -203,6 +203,7 @@ def test_max_bytes(model, tmp_path):
 
 BAD = [
     (["compress", "missing.safetensors"], 3, "missing.safetensors"),
+    (["compress", "missing.safetensors", "-o", "taken.tsr", "--force"], 3, "missing.safetensors"),
     (["compress", "empty.safetensors"], 3, "empty.safetensors"),
     (["compress", "text.safetensors"], 3, "text.safetensors"),
     (["compress", "model.safetensors", "--bits", "17"], 2, "bits"),
@@ -281,7 +282,7 @@ def test_progress_line_draws_a_bar_on_terminals():
             return True
 
     stream = Terminal()
-    line = ProgressLine(100, stream)
+    line = ProgressLine(stream).start(100)
     line.next_time = 0
     line("a.weight", 50)
     assert "50%" in stream.getvalue()

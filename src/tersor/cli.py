@@ -151,7 +151,6 @@ def _add_decompress(commands: Any) -> None:
 def _compress(options: argparse.Namespace) -> int:
     from tersor.coding import CodingConfig
     from tersor.compress import compress_file, set_torch_threads
-    from tersor.interop import open_checkpoint
     from tersor.report.sizes import sizes_of
     from tersor.report.tables import ProgressLine
 
@@ -159,10 +158,8 @@ def _compress(options: argparse.Namespace) -> int:
     set_torch_threads(options.threads)
     start = time.perf_counter()
     with _input_path(options.input) as path:
-        with open_checkpoint(path) as checkpoint:
-            total = sum(info.nbytes for info in checkpoint.info.tensors)
         output = _output_name(options, path, ".tsr")
-        progress = ProgressLine(total, None if options.json else sys.stderr)
+        progress = ProgressLine(None if options.json else sys.stderr)
         with _output_file(output, options.force) as file:
             summary, before = compress_file(
                 path,
@@ -170,7 +167,7 @@ def _compress(options: argparse.Namespace) -> int:
                 recipe,
                 coding=CodingConfig(options.coder, options.profile),
                 threads=options.threads,
-                progress=progress,
+                progress=progress.start,
             )
         progress.close()
     sizes = sizes_of(summary.index, before, summary.file_bytes, time.perf_counter() - start)
@@ -363,7 +360,8 @@ def _output_name(options: argparse.Namespace, path: str, suffix: str) -> str:
     """
     given = options.input if hasattr(options, "input") else options.file
     if options.output is not None:
-        if options.output != "-" and os.path.exists(options.output) and os.path.samefile(options.output, path):
+        same = os.path.exists(options.output) and os.path.exists(path) and os.path.samefile(options.output, path)
+        if same:
             raise UsageError(f"{options.output}: the output is the input; name another with -o")
         return str(options.output)
     if given == "-":

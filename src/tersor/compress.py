@@ -62,14 +62,17 @@ def compress_file(
     *,
     coding: CodingConfig | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[int], Progress] | None = None,
 ) -> tuple[Summary, int]:
     """Compresses a checkpoint into an open binary file, tensor by tensor: memory stays near the largest tensor.
 
-    Returns what was written, and the bytes of the source. progress is called after each tensor.
+    Returns what was written, and the bytes of the source. progress gets the bytes of all tensors, once, and returns
+    what is called after each tensor.
     """
     with open_checkpoint(source) as checkpoint, thread_pool(threads) as executor:
-        entries = compressed_entries(checkpoint, recipe or Recipe.default(), executor, progress)
+        total = sum(info.nbytes for info in checkpoint.info.tensors)
+        each = None if progress is None else progress(total)
+        entries = compressed_entries(checkpoint, recipe or Recipe.default(), executor, each)
         summary = write_tsr(
             target,
             entries,

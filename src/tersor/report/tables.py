@@ -93,12 +93,17 @@ def _number(value: float | None, spec: str) -> str:
 class ProgressLine:
     """A bar on a terminal, a plain line every few seconds elsewhere, nothing where `stream` is None."""
 
-    def __init__(self, total: int, stream: IO[str] | None = sys.stderr) -> None:
-        self.total = max(total, 1)
+    def __init__(self, stream: IO[str] | None = sys.stderr) -> None:
+        self.total = 1
         self.stream = stream
         self.done = 0
         self.terminal = stream is not None and stream.isatty()
         self.next_time = time.monotonic() + (0.1 if self.terminal else 5.0)
+
+    def start(self, total: int) -> ProgressLine:
+        """Sets the bytes that are to be done."""
+        self.total = max(total, 1)
+        return self
 
     def __call__(self, name: str, nbytes: int) -> None:
         """Counts a tensor that is done."""
