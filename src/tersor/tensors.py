@@ -62,7 +62,7 @@ class CompressedTensor(ABC):
         return result.reshape(self.shape)
 
     def dequantize_block(self, codes: Tensor, mask: Tensor | None, row: slice, column: slice) -> Tensor:
-        """A block of the (O, N) matrix that `dequantize` gives, as float32 within the range of `dtype`.
+        """A block of the (O, N) matrix that `dequantize` gives.
 
         codes: what `per_weight` holds of the block, (rows, columns). mask: bool alike, or None.
         row, column: where the block lies; both with start and stop. Nothing of `self` is used but `shape`, `dtype`
@@ -72,7 +72,7 @@ class CompressedTensor(ABC):
         values = self._values(codes, row, column).clamp_(-largest, largest)
         if mask is not None:
             values.masked_fill_(~mask, 0.0)
-        return values
+        return values.to(self.dtype)
 
     @property
     @abstractmethod

@@ -46,7 +46,7 @@ class Params(ABC):
     number: ClassVar[int]
     represents: ClassVar[type[CompressedTensor]]
     blockwise: ClassVar[bool] = False
-    """Whether `dequantize_block` needs nothing but the codes of a block and the tables."""
+    """Whether `dequantize_block` of any block, with the tables and no other codes, is what `dequantize` gives."""
 
     @classmethod
     @abstractmethod
