@@ -62,6 +62,10 @@ class Params(ABC):
     def read(cls, source: ByteReader, common: Common) -> Params:
         """From the index; CorruptFileError for what makes no sense."""
 
+    def fits(self, dtype: torch.dtype) -> bool:
+        """Whether a tensor of this kind can stand for one of `dtype`."""
+        return dtype.is_floating_point
+
     def tables(self, shape: torch.Size) -> list[Table]:
         """The tables of a tensor of `shape`, in the order of the file."""
         return []
@@ -107,6 +111,10 @@ class DenseParams(Params):
     def read(cls, source: ByteReader, common: Common) -> DenseParams:
         """See `Params`."""
         return cls(wire_type_of(source.byte()))
+
+    def fits(self, dtype: torch.dtype) -> bool:
+        """See `Params`."""
+        return dtype == self.values.dtype or (dtype.is_floating_point and self.values.dtype.is_floating_point)
 
     def code_words(self) -> WireType:
         """See `Params`."""
