@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -127,24 +128,23 @@ def _lossy_row(tensors: list[NDArray[np.int16]], repeats: int) -> dict[str, Any]
         peer.name: {"bytes": len(blob), "decode_per_s": count / peer_seconds},
     }
     for profile in ("small", "fast"):
-        coded = Coded(tensors, profile)
-        blobs = coded.encode()
-        assert blobs == coded.encode(threads=2), "bytes depend on threads"
-        size = sum(len(blob) for chunk in blobs for _, blob in chunk)
-        mine = [np.empty_like(symbols) for symbols, _, _ in coded.parts]
-        times = {
-            threads: best_seconds(lambda t=threads: coded.decode(blobs, mine, t), repeats)  # type: ignore[misc]
-            for threads in (1, 2)
-        }
-        assert all(np.array_equal(a, b) for (a, _, _), b in zip(coded.parts, mine, strict=True))
-        row[f"tersor {profile}"] = {
-            "bytes": size,
-            "ratio": size / len(blob),
-            "encode_per_s": count / best_seconds(coded.encode, 1 if profile == "small" else repeats),
-            "decode_per_s": count / times[1],
-            "decode_per_s_2_threads": count / times[2],
-        }
+        found = _own_row(Coded(tensors, profile), count, 1 if profile == "small" else repeats)
+        row[f"tersor {profile}"] = {"ratio": found["bytes"] / len(blob), **found}
     return row
+
+
+def _own_row(coded: Coded, count: int, repeats: int) -> dict[str, float]:
+    blobs = coded.encode()
+    assert blobs == coded.encode(threads=2), "bytes depend on threads"
+    out = [np.empty_like(symbols) for symbols, _, _ in coded.parts]
+    one, two = (best_seconds(partial(coded.decode, blobs, out, threads), repeats) for threads in (1, 2))
+    assert all(np.array_equal(a, b) for (a, _, _), b in zip(coded.parts, out, strict=True))
+    return {
+        "bytes": sum(len(blob) for chunk in blobs for _, blob in chunk),
+        "encode_per_s": count / best_seconds(coded.encode, repeats),
+        "decode_per_s": count / one,
+        "decode_per_s_2_threads": count / two,
+    }
 
 
 def _lossy_line(row: dict[str, Any]) -> str:
@@ -195,8 +195,8 @@ def _stream_codecs(symbols: NDArray[np.uint8], repeats: int) -> dict[str, dict[s
         found[peer.name] = _speeds(
             symbols,
             len(blob),
-            lambda p=peer: p.encode(symbols),  # type: ignore[misc]
-            lambda p=peer, b=blob: p.decode(b, out),  # type: ignore[misc]
+            partial(peer.encode, symbols),
+            partial(peer.decode, blob, out),
             min(repeats, 3),
         )
         assert np.array_equal(out, symbols)

@@ -1,4 +1,4 @@
-"""Integer tensors of real networks, the same for every coder: uniform quantization to an entropy, and pruned codebooks."""
+"""Integer tensors of real networks, the same for every coder: uniform to an entropy, and pruned codebooks."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ Integers = Sequence[NDArray[np.int32]]
 
 
 class DeepCabac:
-    """nncodec 2.1.3's entropy coder for given integers, its settings chosen by trial: all of them, the smallest kept."""
+    """nncodec 2.1.3's entropy coder for given integers, its settings chosen by trial: the smallest kept."""
 
     name = "nncodec DeepCABAC"
     _UNARY = 10  # nncodec's default length of the unary part
