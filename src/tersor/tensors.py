@@ -54,18 +54,34 @@ class CompressedTensor(ABC):
         """
         rows, length = matrix_shape(self.shape)
         result = torch.empty((rows, length), dtype=self.dtype)
+        codes = self.per_weight.reshape(rows, length)
         mask = None if self.mask is None else self.mask.reshape(rows, length)
-        largest = min(torch.finfo(self.dtype).max, torch.finfo(torch.float32).max)
         for row, column in _blocks(rows, length):
-            values = self._values(row, column).clamp_(-largest, largest)
-            if mask is not None:
-                values.masked_fill_(~mask[row, column], 0.0)
-            result[row, column] = values.to(self.dtype)
+            kept = None if mask is None else mask[row, column]
+            result[row, column] = self.dequantize_block(codes[row, column], kept, row, column)
         return result.reshape(self.shape)
 
+    def dequantize_block(self, codes: Tensor, mask: Tensor | None, row: slice, column: slice) -> Tensor:
+        """A block of the (O, N) matrix that `dequantize` gives.
+
+        codes: what `per_weight` holds of the block, (rows, columns). mask: bool alike, or None.
+        row, column: where the block lies; both with start and stop. Nothing of `self` is used but `shape`, `dtype`
+        and what weights share (steps, centroids), so that the codes of a whole tensor need never be in memory.
+        """
+        largest = min(torch.finfo(self.dtype).max, torch.finfo(torch.float32).max)
+        values = self._values(codes, row, column).clamp_(-largest, largest)
+        if mask is not None:
+            values.masked_fill_(~mask, 0.0)
+        return values.to(self.dtype)
+
+    @property
     @abstractmethod
-    def _values(self, row: slice, column: slice) -> Tensor:
-        """Values of a block of the (O, N) matrix: a new float32 tensor, anything at masked positions."""
+    def per_weight(self) -> Tensor:
+        """What is stored of each weight, of shape `shape`: its value, code or sign."""
+
+    @abstractmethod
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
+        """Values of the block (`row`, `column`): a new float32 tensor, anything at masked positions."""
 
     @property
     def numel(self) -> int:
@@ -94,8 +110,13 @@ class Dense(CompressedTensor):
         octets.masked_fill_(~self.mask.reshape(-1, 1), 0)
         return values
 
-    def _values(self, row: slice, column: slice) -> Tensor:
-        return self.values.reshape(matrix_shape(self.shape))[row, column].to(torch.float32, copy=True)
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.values
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
+        return codes.to(torch.float32, copy=True)
 
 
 @dataclass(frozen=True)
@@ -127,8 +148,13 @@ class Uniform(CompressedTensor):
         if self.zero is not None and self.offset is not None:
             raise ValueError("a grid has a zero point or an offset, not both")
 
-    def _values(self, row: slice, column: slice) -> Tensor:
-        q = self.codes.reshape(matrix_shape(self.shape))[row, column].to(torch.float32)
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.codes
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
+        q = codes.to(torch.float32)
         if self.zero is not None:
             q -= self._of_each_weight(self.zero, row, column).to(torch.float32)
         elif self.offset is not None:
@@ -163,12 +189,16 @@ class Codebook(CompressedTensor):
     codes: Tensor
     codebook: Tensor
 
-    def _values(self, row: slice, column: slice) -> Tensor:
-        rows, length = matrix_shape(self.shape)
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.codes
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
         tables, centroids = self.codebook.shape
-        places = self.codes.reshape(rows, length)[row, column].to(torch.int32)
+        places = codes.to(torch.int32)
         if tables > 1:
-            run = -(-rows // tables)
+            run = -(-matrix_shape(self.shape)[0] // tables)
             first = torch.arange(row.start, row.stop, dtype=torch.int32) // run * centroids
             places += first[:, None]
         return self.codebook.reshape(-1).index_select(0, places.reshape(-1)).reshape(places.shape)
@@ -187,10 +217,14 @@ class Binary(CompressedTensor):
     signs: Tensor
     scale: Tensor
 
-    def _values(self, row: slice, column: slice) -> Tensor:
-        signs = self.signs.reshape(matrix_shape(self.shape))[row, column]
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.signs
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
         scale = _of_rows(self.scale, row)
-        return torch.where(signs, scale, -scale)
+        return torch.where(codes, scale, -scale)
 
 
 @dataclass(frozen=True)
@@ -206,8 +240,12 @@ class Ternary(CompressedTensor):
     codes: Tensor
     scale: Tensor
 
-    def _values(self, row: slice, column: slice) -> Tensor:
-        codes = self.codes.reshape(matrix_shape(self.shape))[row, column]
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.codes
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
         return codes.to(torch.float32).mul_(_of_rows(self.scale, row))
 
 

@@ -45,6 +45,8 @@ class Params(ABC):
 
     number: ClassVar[int]
     represents: ClassVar[type[CompressedTensor]]
+    blockwise: ClassVar[bool] = False
+    """Whether `dequantize_block` of any block, with the tables and no other codes, is what `dequantize` gives."""
 
     @classmethod
     @abstractmethod
@@ -88,6 +90,7 @@ class DenseParams(Params):
 
     number = 0
     represents = Dense
+    blockwise = True
 
     values: WireType
 
@@ -128,6 +131,7 @@ class UniformParams(Params):
 
     number = 1
     represents = Uniform
+    blockwise = True
 
     bits: int
     affine: bool
@@ -205,6 +209,7 @@ class CodebookParams(Params):
 
     number = 2
     represents = Codebook
+    blockwise = True
 
     bits: int
     books: int
@@ -261,6 +266,8 @@ class CodebookParams(Params):
 @dataclass(frozen=True)
 class _Scaled(Params):
     """What binary and ternary share: one scale a tensor or one a row."""
+
+    blockwise = True
 
     per_row: bool
 

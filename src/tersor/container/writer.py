@@ -103,7 +103,7 @@ def write_tsr(
         sink.write(blob)
         checksums += xxh3_64(blob).to_bytes(CHECKSUM, "little")
     index = builder.index(source, attachments)
-    tail = encode_tail(index, bytes(checksums))
+    tail = encode_tail(index, bytes(checksums), builder.coding.profile == "small")
     tail += len(tail).to_bytes(4, "little")
     sink.write(tail)
     content_id = sink.content_id.digest()
