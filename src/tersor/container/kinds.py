@@ -45,8 +45,6 @@ class Params(ABC):
 
     number: ClassVar[int]
     represents: ClassVar[type[CompressedTensor]]
-    blockwise: ClassVar[bool] = False
-    """Whether `dequantize_block` of any block, with the tables and no other codes, is what `dequantize` gives."""
 
     @classmethod
     @abstractmethod
@@ -65,6 +63,11 @@ class Params(ABC):
     def fits(self, dtype: torch.dtype) -> bool:
         """Whether a tensor of this kind can stand for one of `dtype`."""
         return dtype.is_floating_point
+
+    @property
+    def blockwise(self) -> bool:
+        """Whether codes of a part of the tensor can be built by themselves, and dequantized with the tables alone."""
+        return False
 
     def tables(self, shape: torch.Size) -> list[Table]:
         """The tables of a tensor of `shape`, in the order of the file."""
@@ -94,7 +97,6 @@ class DenseParams(Params):
 
     number = 0
     represents = Dense
-    blockwise = True
 
     values: WireType
 
@@ -111,6 +113,11 @@ class DenseParams(Params):
     def read(cls, source: ByteReader, common: Common) -> DenseParams:
         """See `Params`."""
         return cls(wire_type_of(source.byte()))
+
+    @property
+    def blockwise(self) -> bool:
+        """See `Params`."""
+        return True
 
     def fits(self, dtype: torch.dtype) -> bool:
         """See `Params`."""
@@ -139,7 +146,6 @@ class UniformParams(Params):
 
     number = 1
     represents = Uniform
-    blockwise = True
 
     bits: int
     affine: bool
@@ -177,6 +183,11 @@ class UniformParams(Params):
             if group == 0:
                 raise CorruptFileError("a group size of 0")
         return cls((byte & 15) + 1, affine, offset, group, granularity)
+
+    @property
+    def blockwise(self) -> bool:
+        """See `Params`."""
+        return True
 
     def tables(self, shape: torch.Size) -> list[Table]:
         """See `Params`."""
@@ -217,7 +228,6 @@ class CodebookParams(Params):
 
     number = 2
     represents = Codebook
-    blockwise = True
 
     bits: int
     books: int
@@ -247,6 +257,11 @@ class CodebookParams(Params):
             raise CorruptFileError("an empty codebook")
         return cls(bits, books, centroids)
 
+    @property
+    def blockwise(self) -> bool:
+        """See `Params`."""
+        return True
+
     def tables(self, shape: torch.Size) -> list[Table]:
         """See `Params`."""
         return [Table("codebook", torch.float32, (self.books, self.centroids))]
@@ -275,8 +290,6 @@ class CodebookParams(Params):
 class _Scaled(Params):
     """What binary and ternary share: one scale a tensor or one a row."""
 
-    blockwise = True
-
     per_row: bool
 
     @classmethod
@@ -296,6 +309,11 @@ class _Scaled(Params):
         if byte > 1:
             raise CorruptFileError(f"unknown parameters {byte:#x} of a binary or ternary tensor")
         return cls(bool(byte))
+
+    @property
+    def blockwise(self) -> bool:
+        """See `Params`."""
+        return True
 
     def tables(self, shape: torch.Size) -> list[Table]:
         """See `Params`."""

@@ -120,6 +120,10 @@ class Representation(Sink):
         return self.params.build(self.entry.common, mask, _ordered(self.entry, {**self.tables, **shared}), codes)
 
 
+_NO_TABLES: Future[Tables] = Future()
+_NO_TABLES.set_result({})
+
+
 class Values(Sink):
     """Writes the elements begin..end of a tensor of a blockwise kind as values of its dtype.
 
@@ -143,14 +147,14 @@ class Values(Sink):
         self.words = wire_type(entry.common.dtype, entry.name)
         self.exact = isinstance(self.params, DenseParams) and self.params.values == self.words
         self.shared = shared
-        self.own: Future[Tables] = Future()
+        self.own = _NO_TABLES
         self._tables: Tables = {}
         self._missing = {table.role for table in self.params.tables(entry.common.shape)} - set(shared)
-        if own is not None:
-            self._missing = set()
-            self.own.set_result(own)
-        elif not self._missing:
-            self.own.set_result({})
+        if self._missing:
+            self.own = Future()
+            if own is not None:
+                self._missing = set()
+                self.own.set_result(own)
 
     def wants(self, number: int, begin: int, end: int) -> bool:
         """See `Sink`."""
