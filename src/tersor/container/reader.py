@@ -23,6 +23,7 @@ from tersor.container.index import (
     decode_tail,
     segment_geometries,
 )
+from tersor.container.kinds import params_of
 from tersor.container.segments import Item, Target, decode_items
 from tersor.errors import CorruptFileError, InputError, LimitError, TersorError, UnsupportedVersionError
 from tersor.parallel import ordered_map
@@ -107,7 +108,7 @@ class Reader:
         return chunks, starts
 
     def _check_limits(self, max_bytes: int | None) -> None:
-        own = [entry for entry in self.index.tensors if entry.tied_to is None]
+        own = [entry for entry in self.index.tensors if entry.tied_to is None or entry.copied]
         total = sum(_decoded_bytes(entry) for entry in own)
         if max_bytes is not None and total > max_bytes:
             raise LimitError(f"the tensors take {total} bytes, above the limit of {max_bytes} (max_bytes)")
@@ -197,7 +198,7 @@ class Reader:
                 source = position - section.distance
                 if (source, section.role) not in self._tables:
                     whole = self.read(self.index.tensors[source].name)
-                    self._tables[source, section.role] = getattr(whole, section.role)
+                    self._tables[source, section.role] = params_of(whole).table(whole, section.role)
                 found[section.role] = self._tables[source, section.role]
         return found
 
