@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tersor.coding import CodingConfig
 from tersor.container.writer import Entry, Summary, write_tsr
 from tersor.disguise import Duplicates
+from tersor.ends import find_ends
 from tersor.errors import TersorWarning, UsageError
 from tersor.interop import Checkpoint, Grid, TensorInfo, from_state_dict, open_checkpoint
 from tersor.model import CompressedModel
@@ -227,8 +228,19 @@ def _fit(job: _Job) -> tuple[Entry, int]:
 
 
 def _on_grid(info: TensorInfo, grid: Grid) -> Uniform:
-    shape = torch.Size(info.shape)
-    return Uniform(shape, info.dtype, None, grid.bits, grid.codes, grid.scale, None, grid.group_size, grid.offset)
+    return Uniform(
+        torch.Size(info.shape),
+        info.dtype,
+        None,
+        grid.bits,
+        grid.codes,
+        grid.scale,
+        None,
+        grid.group_size,
+        grid.offset,
+        False,
+        *(find_ends(grid.scale, grid.offset, grid.bits) or (None, None)),
+    )
 
 
 def represent(

@@ -114,6 +114,9 @@ class Uniform(CompressedTensor):
            tensor. The last group of a row may be shorter: G = ceil(N / group_size).
     signed_zero: codes are one's complements, so that each sign of zero has one: a code q < 0 stands for -(~q * scale),
            ~q = -q - 1, which is -0.0 for -1. Excludes `zero` and `offset`.
+    high, low: bfloat16 like `scale`: the extremes of which `scale` and `offset` are made (see `ends.steps_of_ends`; no
+           `low` without `offset`), or None where that is not known. They do not change the weights; a file stores them
+           in place of the steps.
     """
 
     kind: ClassVar[str] = "uniform"
@@ -125,6 +128,8 @@ class Uniform(CompressedTensor):
     group_size: int
     offset: Tensor | None = None
     signed_zero: bool = False
+    high: Tensor | None = None
+    low: Tensor | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tersor.container.centring import centred, uncentred
 from tersor.container.dtypes import WireType, wire_type, wire_type_of
 from tersor.container.params import MAX_ELEMENTS, Common, Params, Table
 from tersor.container.wire import ByteReader, ByteWriter
+from tersor.ends import steps_of_ends
 from tersor.errors import CorruptFileError
 from tersor.layers import matrix_shape
 from tersor.tensors import Binary, Codebook, CompressedTensor, Dense, Patched, Ternary, Uniform
@@ -56,7 +58,7 @@ class DenseParams(Params):
         return Dense(common.shape, common.dtype, mask, codes)
 
 
-_TENSOR, _ROW, _GROUP = 0x00, 0x20, 0x40
+_TENSOR, _ROW, _GROUP, _GROUP_ENDS = 0x00, 0x20, 0x40, 0x60
 _AFFINE, _OFFSET = 0x10, 0x80
 _SIGNED_ZERO = _AFFINE | _OFFSET
 
@@ -80,6 +82,7 @@ class UniformParams(Params):
         """See `Params`."""
         length = matrix_shape(tensor.shape)[1]
         granularity = _TENSOR if tensor.group_size == 0 else _ROW if tensor.group_size == length else _GROUP
+        granularity = granularity if tensor.high is None else _GROUP_ENDS
         affine, offset = tensor.zero is not None, tensor.offset is not None
         return cls(tensor.bits, affine, offset, tensor.group_size, granularity, tensor.signed_zero)
 
@@ -88,7 +91,7 @@ class UniformParams(Params):
         flags = (_AFFINE if self.affine else 0) | (_OFFSET if self.offset else 0)
         flags |= _SIGNED_ZERO if self.signed_zero else 0
         out.byte(self.bits - 1 | flags | self.granularity)
-        if self.granularity == _GROUP:
+        if self.granularity in (_GROUP, _GROUP_ENDS):
             out.varint(self.group_size)
 
     @classmethod
@@ -97,7 +100,7 @@ class UniformParams(Params):
         byte = source.byte()
         granularity = byte & 0x60
         start = byte & _SIGNED_ZERO
-        if granularity == 0x60:
+        if granularity == _GROUP_ENDS and start not in (0, _OFFSET):
             raise CorruptFileError(f"unknown parameters {byte:#x} of a uniform tensor")
         length = matrix_shape(common.shape)[1]
         group = {_TENSOR: 0, _ROW: length}.get(granularity)
@@ -111,8 +114,10 @@ class UniformParams(Params):
         """See `Params`."""
         rows, length = matrix_shape(shape)
         size = (1, 1) if self.granularity == _TENSOR else (rows, 1)
-        if self.granularity == _GROUP:
+        if self.granularity in (_GROUP, _GROUP_ENDS):
             size = (rows, -(-length // self.group_size))
+        if self.granularity == _GROUP_ENDS:
+            return [Table(role, torch.bfloat16, size) for role in (("high", "low") if self.offset else ("high",))]
         tables = [Table("scale", torch.float32, size)]
         if self.affine:
             tables.append(Table("zero", torch.int32, size))
@@ -131,23 +136,23 @@ class UniformParams(Params):
 
     def codes(self, tensor: Uniform) -> Tensor:
         """See `Params`."""
-        return tensor.codes
+        if tensor.offset is None:
+            return tensor.codes
+        return centred(tensor.codes, tensor.scale, tensor.offset, tensor.bits, tensor.group_size)
 
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Uniform:
         """See `Params`."""
-        zero = tables[1] if self.affine else None
-        offset = tables[1] if self.offset else None
+        scale, second = tables[0], tables[1] if len(tables) > 1 else None
+        zero, offset = second if self.affine else None, second if self.offset else None
+        ends: tuple[Tensor | None, Tensor | None] = (None, None)
+        if self.granularity == _GROUP_ENDS:
+            ends = scale, second
+            scale, offset = steps_of_ends(scale, second, self.bits)
+        if offset is not None:
+            codes = uncentred(codes, scale, offset, self.bits, self.group_size)
+        common_and_mask = (common.shape, common.dtype, mask)
         return Uniform(
-            common.shape,
-            common.dtype,
-            mask,
-            self.bits,
-            codes,
-            tables[0],
-            zero,
-            self.group_size,
-            offset,
-            self.signed_zero,
+            *common_and_mask, self.bits, codes, scale, zero, self.group_size, offset, self.signed_zero, *ends
         )
 
 

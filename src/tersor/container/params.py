@@ -74,7 +74,7 @@ class Params(ABC):
 
     @abstractmethod
     def codes(self, tensor: Any) -> Tensor:
-        """The codes of `tensor`, of its shape and of the dtype of `code_words`."""
+        """The codes of `tensor` as a file holds them, of its shape and of the dtype of `code_words`."""
 
     @abstractmethod
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> CompressedTensor:

@@ -35,7 +35,8 @@ def estimate(tensor: CompressedTensor) -> float:
     if isinstance(tensor, Codebook):
         return total + symbol_bytes(_codes(tensor.codes, mask)) + array_bytes(words_of(tensor.codebook))
     if isinstance(tensor, Uniform):
-        tables = [table for table in (tensor.scale, tensor.zero, tensor.offset) if table is not None]
+        steps = (tensor.scale, tensor.zero, tensor.offset) if tensor.high is None else (tensor.high, tensor.low)
+        tables = [table for table in steps if table is not None]
         return total + symbol_bytes(_codes(tensor.codes, mask)) + sum(array_bytes(words_of(table)) for table in tables)
     raise TypeError(f"no estimate for a {tensor.kind} tensor")
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tersor._native import core
 from tersor.disguise.words import KINDS
+from tersor.ends import find_ends
 from tersor.layers import matrix_shape
 from tersor.tensors import Codebook, CompressedTensor, Patched, Uniform
 
@@ -75,11 +76,11 @@ def run_grid(values: Tensor, dtype: torch.dtype | None = None) -> CompressedTens
 
 
 def _uses_its_levels(levels: NDArray[np.int16]) -> bool:
-    proper = levels[levels != _OTHER_ZERO]
-    if proper.size == 0:
-        return True
-    counts = np.bincount(proper.astype(np.int32) - int(proper.min()))
-    return bool(counts.size <= _MOST_SPARSE * np.count_nonzero(counts))
+    _, used = core.measure_symbols(levels.reshape(-1), 16)
+    low, high = int(levels.min()), int(levels.max())
+    if low == _OTHER_ZERO:
+        return True  # both zeros: rounded numbers, which centroids are not
+    return high - low < _MOST_SPARSE * used
 
 
 def _some(runs: int) -> Tensor:
@@ -124,18 +125,21 @@ def _uniform(fit: _Fit, shape: torch.Size, dtype: torch.dtype, run: int, size: t
             codes = levels + zero[:, None]
     if bits > _MOST_BITS:
         return None
+    scale = torch.from_numpy(fit.steps).reshape(size)
     offset = torch.from_numpy(fit.offsets).reshape(size) if fit.form == core.GridForm.offset else None
+    grouped = 0 < run < matrix_shape(shape)[1] and zero is None and not signed_zero
     return Uniform(
         shape,
         dtype,
         None,
         bits,
         torch.from_numpy(codes.astype(np.int8 if bits <= 8 else np.int16)).reshape(shape),
-        torch.from_numpy(fit.steps).reshape(size),
+        scale,
         None if zero is None else torch.from_numpy(zero).reshape(size),
         run,
         offset,
         signed_zero,
+        *((grouped and find_ends(scale, offset, bits)) or (None, None)),
     )
 
 

@@ -15,7 +15,7 @@ from tersor.disguise.words import KINDS, same_bits, words_of
 from tersor.layers import matrix_shape
 from tersor.tensors import CompressedTensor, Dense
 
-_LEAST = 64  # elements; below, parameters and tables take what is gained
+_LEAST = 1024  # bytes; below, there is hardly more to gain than parameters and tables take
 _FEW, _FEW_IN_ROW, _ZEROS, _GRID = (getattr(core.Hint, n).value for n in ("few", "few_in_row", "zeros", "grid"))
 _WORTH = 0.97  # of the plain tensor's bytes, by estimate
 _WORTH_NARROW = 1.01  # a narrower dtype says what the tensor is, and takes no decision from its coder
@@ -35,7 +35,7 @@ def recognise(tensor: Tensor) -> CompressedTensor | None:
     `tensor`. Plain tensors are found out from a few hundred values. The result shares no memory with `tensor`.
     """
     kind = KINDS.get(tensor.dtype)
-    if kind is None or tensor.numel() < _LEAST:
+    if kind is None or tensor.nbytes < _LEAST:
         return None
     values = tensor.detach().cpu().contiguous()
     words = words_of(values)
