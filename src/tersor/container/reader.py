@@ -110,7 +110,8 @@ class Reader:
                     self._places[item.tensor] = range(places.start, chunk + 1)
 
     def _check_limit(self, max_bytes: int | None) -> None:
-        total = sum(_decoded_bytes(entry) for entry in self.index.tensors if entry.tied_to is None)
+        own = [entry for entry in self.index.tensors if entry.tied_to is None or entry.copied]
+        total = sum(_decoded_bytes(entry) for entry in own)
         if max_bytes is not None and total > max_bytes:
             raise LimitError(f"the tensors take {total} bytes, above the limit of {max_bytes} (max_bytes)")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tersor.container.dtypes import WireType, empty_words, from_words, wire_type
 from tersor.container.index import TensorEntry
-from tersor.container.kinds import Common, DenseParams, Params
+from tersor.container.kinds import DenseParams, Params
 from tersor.layers import matrix_shape
 from tersor.tensors import CompressedTensor
 
@@ -125,7 +125,7 @@ _NO_TABLES.set_result({})
 
 
 class Values(Sink):
-    """Writes the elements begin..end of a tensor of a blockwise kind as values of its dtype.
+    """Writes the elements begin..end of a tensor as values of its dtype.
 
     out: the words of those elements. shared: tables that belong to other tensors, as soon as they are known.
     own: the tensor's own tables; None if its first segment will bring them.
@@ -148,6 +148,7 @@ class Values(Sink):
         self.exact = isinstance(self.params, DenseParams) and self.params.values == self.words
         self.shared = shared
         self.own = _NO_TABLES
+        self._whole: CompressedTensor | None = None
         self._tables: Tables = {}
         self._missing = {table.role for table in self.params.tables(entry.common.shape)} - set(shared)
         if self._missing:
@@ -184,24 +185,24 @@ class Values(Sink):
             if not np.may_share_memory(codes, self.out):
                 self._window(first, last)[:] = codes[(first - begin) * words.words : (last - begin) * words.words]
             return
-        tables = _ordered(self.entry, self.tables())
+        whole = self._skeleton()
         stored = from_words(codes, words, (end - begin,))
-        # Of the elements alone: it checks the codes; and of the whole, whose codes are not needed.
-        part = self.params.build(Common(stored.shape, self.entry.common.dtype), None, tables, stored)
-        whole = self.params.build(self.entry.common, None, tables, stored[:0])
         out = from_words(self.out, self.words, (self.end - self.begin,))
         kept = None if mask is None else torch.from_numpy(mask)
         for start, row, column in _matrix_blocks(first, last, matrix_shape(self.entry.common.shape)[1]):
             size = (row.stop - row.start, column.stop - column.start)
             piece = slice(start - begin, start - begin + size[0] * size[1])
-            values = whole.dequantize_block(
-                part.per_weight[piece].reshape(size), None if kept is None else kept[piece].reshape(size), row, column
-            )
+            block = self.params.block(whole, stored[piece].reshape(size), row, column)
+            mask_block = None if kept is None else kept[piece].reshape(size)
+            values = whole.dequantize_block(block, mask_block, row, column)
             out[start - self.begin : start - self.begin + values.numel()] = values.reshape(-1)
 
-    def tables(self) -> Tables:
-        """Own and shared tables; waits for the thread that decodes them."""
-        return {**self.own.result(), **{role: owner.result()[role] for role, owner in self.shared.items()}}
+    def _skeleton(self) -> CompressedTensor:
+        """The tensor without codes; waits for the thread that decodes its tables."""
+        if self._whole is None:
+            shared = {role: owner.result()[role] for role, owner in self.shared.items()}
+            self._whole = self.params.skeleton(self.entry.common, _ordered(self.entry, {**self.own.result(), **shared}))
+        return self._whole
 
     def fail(self, error: BaseException) -> None:
         """Lets no one wait for tables that will not come: call it where the first segment was not decoded."""
