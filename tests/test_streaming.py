@@ -16,6 +16,7 @@ from tersor import Lossless, Quantize, Recipe, Rule
 from tersor.coding import CodingConfig
 from tersor.container.writer import Entry
 from tersor.errors import CorruptFileError, InputError, UsageError
+from tersor.tensors import Patched, Uniform
 from tests.container.test_roundtrip import big_entries, dense, written
 from tests.strategies import compressed_tensors, same_bits
 from tests.test_restore import state_of
@@ -161,3 +162,37 @@ def test_memory_does_not_grow_with_the_tensor(kind, tmp_path):
         grown.append(int(done.stdout))
     assert grown[1] < 48  # MB, for a tensor of 128 MB
     assert grown[1] < grown[0] + 24
+
+
+def test_patches_and_offsets_across_segments():
+    g = torch.Generator().manual_seed(1)
+    shape = torch.Size((700, 2000))
+    codes = torch.randint(-8, 8, shape, generator=g).to(torch.int8)
+    steps, starts = torch.rand(700, 63, generator=g) + 0.1, -torch.rand(700, 63, generator=g)
+    grid = Uniform(shape, torch.float32, None, 4, codes, steps, None, 32, starts)
+    places = torch.arange(0, 700 * 2000 // 16, 501)
+    values = torch.randn(places.numel(), 16, generator=g)
+    want = grid.dequantize()
+    want.view(-1, 16)[places] = values
+    patched = Patched(shape, torch.float32, None, grid, 16, places, values)
+    assert same_bits(patched.dequantize(), want)
+    raw = written([Entry("x", patched)], coding=CodingConfig("auto", "fast"))
+    assert same_bits(tersor.load(io.BytesIO(raw), threads=2)["x"], want)
+    with tersor.open(io.BytesIO(raw)) as reader:
+        assert same_bits(torch.cat([block for _, block in reader.stream("x", 333)]), want)
+        assert same_bits(reader.read_rows("x", 520, 530), want[520:530])
+
+
+def test_copies_have_memory_of_their_own():
+    value = torch.randn(50, 40)
+    raw = written([Entry("a", dense(value)), Entry("b", None, "a", copied=True), Entry("c", None, "a")])
+    found = tersor.load(io.BytesIO(raw))
+    assert all(same_bits(found[name], value) for name in "abc")
+    assert found["a"].data_ptr() != found["b"].data_ptr()
+    out = {name: torch.zeros(50, 40) for name in "abc"}
+    tersor.load(io.BytesIO(raw), out=out)
+    assert all(same_bits(out[name], value) for name in "abc")
+    with tersor.open(io.BytesIO(raw)) as reader:
+        assert reader.info("b").tied_to is None
+        assert same_bits(reader.read("b"), value)
+        assert same_bits(reader.read_rows("b", 1, 2), value[1:2])
