@@ -39,7 +39,7 @@ class RestoredCheckpoint(Checkpoint):
             raise
         tensors = tensor_infos(reader.index)
         self.info = CheckpointInfo(reader.index.source, tensors, attachments)
-        self._own = [info.name for info in tensors if info.tied_to is None]
+        self._own = [entry.name for entry in reader.index.tensors if entry.tied_to is None]
         self._turn = 0
         self._ahead = self._decode_ahead(executor)
 
@@ -55,7 +55,7 @@ class RestoredCheckpoint(Checkpoint):
         )
 
     def read(self, name: str) -> Tensor:
-        """See `Checkpoint.read`. A tied tensor is decoded anew for each of its names."""
+        """See `Checkpoint.read`. A tied or copied tensor is decoded anew for each of its names."""
         if self._turn < len(self._own) and self._own[self._turn] == name:
             self._turn += 1
             return next(self._ahead)[1]
@@ -100,7 +100,7 @@ def tensor_infos(index: Index) -> tuple[TensorInfo, ...]:
             entry.name,
             tuple(entry.common.shape),
             entry.common.dtype,
-            None if entry.tied_to is None else entries[entry.tied_to].name,
+            None if entry.tied_to is None or entry.copied else entries[entry.tied_to].name,
             entry.note,
         )
         for entry in entries

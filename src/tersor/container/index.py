@@ -8,7 +8,7 @@ import torch
 
 from tersor.coding import Method
 from tersor.container.dtypes import wire_type, wire_type_of
-from tersor.container.kinds import MAX_ELEMENTS, TIE, Common, Params, kind_of
+from tersor.container.kinds import COPY, MAX_ELEMENTS, TIE, Common, Params, kind_of
 from tersor.container.text import compress_text, decompress_text
 from tersor.container.wire import ByteReader, ByteWriter
 from tersor.errors import CorruptFileError, LimitError, UsageError
@@ -49,7 +49,10 @@ class Section:
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor of the index. segments: the sections of each of its items. tied_to: index of another entry."""
+    """A tensor of the index. segments: the sections of each of its items. tied_to: index of another entry.
+
+    copied: it is equal to that entry, in memory of its own.
+    """
 
     name: str
     common: Common
@@ -58,6 +61,7 @@ class TensorEntry:
     note: str | None
     segments: tuple[tuple[Section, ...], ...]
     tied_to: int | None = None
+    copied: bool = False
 
     @property
     def stored_bytes(self) -> int:
@@ -143,7 +147,7 @@ def encode_index(index: Index, small: bool) -> bytes:
     for attachment in index.attachments:
         out.string(attachment.name, "attachment name")
     for tensor in index.tensors:
-        number = TIE if tensor.params is None else tensor.params.number
+        number = tensor.params.number if tensor.params is not None else COPY if tensor.copied else TIE
         out.byte(number | (_NOTED if tensor.note is not None else 0) | (_MASKED if tensor.masked else 0))
     for position, tensor in enumerate(index.tensors):
         if tensor.tied_to is not None:
@@ -233,7 +237,8 @@ def decode_index(coded: bytes, chunks: int) -> Index:
             entries.append(TensorEntry(name, commons[position], params[position], masked, notes[position], segments))
         else:
             target = entries[tie]
-            entries.append(TensorEntry(name, target.common, None, False, notes[position], (), tie))
+            copied = kinds[position] & 15 == COPY
+            entries.append(TensorEntry(name, target.common, None, False, notes[position], (), tie, copied))
     attachments = tuple(AttachmentEntry(name, _read_attachment(source)) for name in attachment_names)
     items = sum(len(entry.segments) for entry in entries) + attached
     chunk_items = _read_chunks(source, chunks, items)
@@ -244,7 +249,7 @@ def decode_index(coded: bytes, chunks: int) -> Index:
 def _read_ties(source: ByteReader, kinds: list[int]) -> list[int | None]:
     ties: list[int | None] = []
     for position, kind in enumerate(kinds):
-        if kind & 15 != TIE:
+        if kind & 15 not in (COPY, TIE):
             ties.append(None)
             continue
         target = position - source.varint(MAX_TENSORS, "distance of a tie")
@@ -321,13 +326,14 @@ def _raw_size(role: str, params: Params, shape: torch.Size, part: Geometry) -> i
         return -(-part.elements // 8)
     if role != "codes":
         table = next(table for table in params.tables(shape) if table.role == role)
-        return torch.Size(table.shape).numel() * table.dtype.itemsize
-    if params.symbol_bits is not None:
+        count, words = torch.Size(table.shape).numel(), wire_type(table.dtype, role)
+    elif params.symbol_bits is not None:
         return -(-part.elements * params.symbol_bits // 8)
-    words = params.code_words()
+    else:
+        count, words = part.elements, params.code_words()
     if words.kind == "bool":
-        return -(-part.elements // 8)
-    return part.elements * words.words * words.word.itemsize
+        return -(-count // 8)
+    return count * words.words * words.word.itemsize
 
 
 def _read_attachment(source: ByteReader) -> Section:

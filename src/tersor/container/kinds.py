@@ -5,83 +5,19 @@ Legend: O output channels (rows), N weights a row, G groups a row, T codebooks, 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tersor.container.dtypes import WireType, wire_type, wire_type_of
+from tersor.container.params import MAX_ELEMENTS, Common, Params, Table
 from tersor.container.wire import ByteReader, ByteWriter
 from tersor.errors import CorruptFileError
 from tersor.layers import matrix_shape
-from tersor.tensors import Binary, Codebook, CompressedTensor, Dense, Ternary, Uniform
-
-MAX_ELEMENTS = 1 << 40
-
-
-@dataclass(frozen=True)
-class Common:
-    """What the index says of every tensor, whatever its kind."""
-
-    shape: torch.Size
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True)
-class Table:
-    """A small array that belongs to the whole tensor."""
-
-    role: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Params(ABC):
-    """Parameters of one tensor of a kind: a subclass a kind, with the kind's way in and out of a file."""
-
-    number: ClassVar[int]
-    represents: ClassVar[type[CompressedTensor]]
-    blockwise: ClassVar[bool] = False
-    """Whether `dequantize_block` of any block, with the tables and no other codes, is what `dequantize` gives."""
-
-    @classmethod
-    @abstractmethod
-    def of(cls, tensor: Any) -> Params:
-        """Parameters of a CompressedTensor of this kind."""
-
-    @abstractmethod
-    def write(self, out: ByteWriter) -> None:
-        """Into the index."""
-
-    @classmethod
-    @abstractmethod
-    def read(cls, source: ByteReader, common: Common) -> Params:
-        """From the index; CorruptFileError for what makes no sense."""
-
-    def tables(self, shape: torch.Size) -> list[Table]:
-        """The tables of a tensor of `shape`, in the order of the file."""
-        return []
-
-    @property
-    def symbol_bits(self) -> int | None:
-        """Width of the codes, or None where the codes are an array of values."""
-        return None
-
-    @abstractmethod
-    def code_words(self) -> WireType:
-        """Type of the array that holds the codes."""
-
-    @abstractmethod
-    def codes(self, tensor: Any) -> Tensor:
-        """The codes of `tensor`, of its shape and of the dtype of `code_words`."""
-
-    @abstractmethod
-    def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> CompressedTensor:
-        """The tensor. CorruptFileError where codes point outside of their tables."""
+from tersor.tensors import Binary, Codebook, CompressedTensor, Dense, Patched, Ternary, Uniform
 
 
 @dataclass(frozen=True)
@@ -90,7 +26,6 @@ class DenseParams(Params):
 
     number = 0
     represents = Dense
-    blockwise = True
 
     values: WireType
 
@@ -123,21 +58,22 @@ class DenseParams(Params):
 
 _TENSOR, _ROW, _GROUP = 0x00, 0x20, 0x40
 _AFFINE, _OFFSET = 0x10, 0x80
+_SIGNED_ZERO = _AFFINE | _OFFSET
 
 
 @dataclass(frozen=True)
 class UniformParams(Params):
-    """group_size as in `tensors.Uniform`: 0 for the tensor, N for the row. affine, offset: not both."""
+    """group_size as in `tensors.Uniform`: 0 for the tensor, N for the row. affine, offset, signed_zero: at most one."""
 
     number = 1
     represents = Uniform
-    blockwise = True
 
     bits: int
     affine: bool
     offset: bool
     group_size: int
     granularity: int
+    signed_zero: bool = False
 
     @classmethod
     def of(cls, tensor: Uniform) -> UniformParams:
@@ -145,11 +81,12 @@ class UniformParams(Params):
         length = matrix_shape(tensor.shape)[1]
         granularity = _TENSOR if tensor.group_size == 0 else _ROW if tensor.group_size == length else _GROUP
         affine, offset = tensor.zero is not None, tensor.offset is not None
-        return cls(tensor.bits, affine, offset, tensor.group_size, granularity)
+        return cls(tensor.bits, affine, offset, tensor.group_size, granularity, tensor.signed_zero)
 
     def write(self, out: ByteWriter) -> None:
         """See `Params`."""
         flags = (_AFFINE if self.affine else 0) | (_OFFSET if self.offset else 0)
+        flags |= _SIGNED_ZERO if self.signed_zero else 0
         out.byte(self.bits - 1 | flags | self.granularity)
         if self.granularity == _GROUP:
             out.varint(self.group_size)
@@ -159,8 +96,8 @@ class UniformParams(Params):
         """See `Params`."""
         byte = source.byte()
         granularity = byte & 0x60
-        affine, offset = bool(byte & _AFFINE), bool(byte & _OFFSET)
-        if (affine and offset) or granularity == 0x60:
+        start = byte & _SIGNED_ZERO
+        if granularity == 0x60:
             raise CorruptFileError(f"unknown parameters {byte:#x} of a uniform tensor")
         length = matrix_shape(common.shape)[1]
         group = {_TENSOR: 0, _ROW: length}.get(granularity)
@@ -168,7 +105,7 @@ class UniformParams(Params):
             group = source.varint(MAX_ELEMENTS, "group size")
             if group == 0:
                 raise CorruptFileError("a group size of 0")
-        return cls((byte & 15) + 1, affine, offset, group, granularity)
+        return cls((byte & 15) + 1, start == _AFFINE, start == _OFFSET, group, granularity, start == _SIGNED_ZERO)
 
     def tables(self, shape: torch.Size) -> list[Table]:
         """See `Params`."""
@@ -200,36 +137,56 @@ class UniformParams(Params):
         """See `Params`."""
         zero = tables[1] if self.affine else None
         offset = tables[1] if self.offset else None
-        return Uniform(common.shape, common.dtype, mask, self.bits, codes, tables[0], zero, self.group_size, offset)
+        return Uniform(
+            common.shape,
+            common.dtype,
+            mask,
+            self.bits,
+            codes,
+            tables[0],
+            zero,
+            self.group_size,
+            offset,
+            self.signed_zero,
+        )
+
+
+_OWN = 0x80
 
 
 @dataclass(frozen=True)
 class CodebookParams(Params):
-    """T codebooks of K centroids."""
+    """T codebooks of K centroids of the dtype `values`: float32 or the tensor's own."""
 
     number = 2
     represents = Codebook
-    blockwise = True
 
     bits: int
     books: int
     centroids: int
+    values: torch.dtype
 
     @classmethod
     def of(cls, tensor: Codebook) -> CodebookParams:
         """See `Params`."""
-        return cls(tensor.bits, *tensor.codebook.shape)
+        books, centroids = tensor.codebook.shape
+        return cls(tensor.bits, books, centroids, tensor.codebook.dtype)
 
     def write(self, out: ByteWriter) -> None:
         """See `Params`."""
-        out.byte(self.bits - 1)
+        out.byte(self.bits - 1 | (0 if self.values == torch.float32 else _OWN))
         out.varint(self.books)
         out.varint(self.centroids)
 
     @classmethod
     def read(cls, source: ByteReader, common: Common) -> CodebookParams:
         """See `Params`."""
-        bits = source.byte() + 1
+        byte = source.byte()
+        own, bits = bool(byte & _OWN), (byte & ~_OWN) + 1
+        if own and (common.dtype == torch.float32 or common.dtype.is_complex):
+            raise CorruptFileError(f"a codebook of exact values of {common.dtype}")
+        if not own and not common.dtype.is_floating_point:
+            raise CorruptFileError(f"a codebook of float32 for a tensor of {common.dtype}")
         if bits > 8:
             raise CorruptFileError(f"a codebook of {bits} bits; at most 8 are possible")
         rows = matrix_shape(common.shape)[0]
@@ -237,11 +194,11 @@ class CodebookParams(Params):
         centroids = source.varint(1 << bits, "number of centroids")
         if books == 0 or (centroids == 0 and common.shape.numel() > 0):
             raise CorruptFileError("an empty codebook")
-        return cls(bits, books, centroids)
+        return cls(bits, books, centroids, common.dtype if own else torch.float32)
 
     def tables(self, shape: torch.Size) -> list[Table]:
         """See `Params`."""
-        return [Table("codebook", torch.float32, (self.books, self.centroids))]
+        return [Table("codebook", self.values, (self.books, self.centroids))]
 
     @property
     def symbol_bits(self) -> int:
@@ -258,16 +215,18 @@ class CodebookParams(Params):
 
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Codebook:
         """See `Params`."""
+        return Codebook(common.shape, common.dtype, mask, self.bits, self.checked(codes), tables[0])
+
+    def checked(self, codes: Tensor) -> Tensor:
+        """See `Params`."""
         if codes.numel() and int(codes.max()) >= self.centroids:
             raise CorruptFileError(f"a code {int(codes.max())} points outside of a codebook of {self.centroids}")
-        return Codebook(common.shape, common.dtype, mask, self.bits, codes, tables[0])
+        return codes
 
 
 @dataclass(frozen=True)
 class _Scaled(Params):
     """What binary and ternary share: one scale a tensor or one a row."""
-
-    blockwise = True
 
     per_row: bool
 
@@ -316,9 +275,13 @@ class BinaryParams(_Scaled):
 
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Binary:
         """See `Params`."""
+        return Binary(common.shape, common.dtype, mask, self.checked(codes), tables[0])
+
+    def checked(self, codes: Tensor) -> Tensor:
+        """See `Params`."""
         if codes.numel() and int(codes.max()) > 1:
             raise CorruptFileError("a sign that is neither 0 nor 1")
-        return Binary(common.shape, common.dtype, mask, codes.view(torch.bool), tables[0])
+        return codes.view(torch.bool)
 
 
 @dataclass(frozen=True)
@@ -343,13 +306,105 @@ class TernaryParams(_Scaled):
 
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Ternary:
         """See `Params`."""
+        return Ternary(common.shape, common.dtype, mask, self.checked(codes), tables[0])
+
+    def checked(self, codes: Tensor) -> Tensor:
+        """See `Params`."""
         if codes.numel() and int(codes.min()) < -1:
             raise CorruptFileError("a ternary code below -1")
-        return Ternary(common.shape, common.dtype, mask, codes, tables[0])
+        return codes
 
 
-KINDS: tuple[type[Params], ...] = (DenseParams, UniformParams, CodebookParams, BinaryParams, TernaryParams)
-TIE = 15
+@dataclass(frozen=True)
+class PatchedParams(Params):
+    """The parameters of the base, and P runs of `run` values of the dtype `values`."""
+
+    number = 6
+    represents = Patched
+
+    base: Params
+    run: int
+    patches: int
+    values: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Patched) -> PatchedParams:
+        """See `Params`."""
+        return cls(params_of(tensor.base), tensor.run, tensor.places.numel(), tensor.dtype)
+
+    def write(self, out: ByteWriter) -> None:
+        """See `Params`."""
+        out.byte(self.base.number)
+        self.base.write(out)
+        out.varint(self.run)
+        out.varint(self.patches)
+
+    @classmethod
+    def read(cls, source: ByteReader, common: Common) -> PatchedParams:
+        """See `Params`."""
+        kind = kind_of(source.byte())
+        if kind is PatchedParams or common.dtype.is_complex:
+            raise CorruptFileError("patches of what cannot be patched")
+        base = kind.read(source, common)
+        run = source.varint(MAX_ELEMENTS, "weights of a patch")
+        count = common.shape.numel()
+        if run == 0 or count % run:
+            raise CorruptFileError(f"{count} weights cannot be cut into runs of {run}")
+        return cls(base, run, source.varint(count // run, "number of patches"), common.dtype)
+
+    def tables(self, shape: torch.Size) -> list[Table]:
+        """See `Params`."""
+        own = [Table("gaps", torch.int64, (self.patches,)), Table("values", self.values, (self.patches, self.run))]
+        return self.base.tables(shape) + own
+
+    def table(self, tensor: Patched, role: str) -> Tensor:
+        """See `Params`. The places are stored as the runs left out before each."""
+        if role == "gaps":
+            return torch.diff(tensor.places, prepend=tensor.places.new_full((1,), -1)) - 1
+        return tensor.values if role == "values" else self.base.table(tensor.base, role)
+
+    @property
+    def symbol_bits(self) -> int | None:
+        """See `Params`."""
+        return self.base.symbol_bits
+
+    def code_words(self) -> WireType:
+        """See `Params`."""
+        return self.base.code_words()
+
+    def codes(self, tensor: Patched) -> Tensor:
+        """See `Params`."""
+        return self.base.codes(tensor.base)
+
+    def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Patched:
+        """See `Params`."""
+        *others, gaps, values = tables
+        runs = common.shape.numel() // self.run
+        if bool(((gaps < 0) | (gaps >= runs)).any()):
+            raise CorruptFileError("a patch outside of its tensor")
+        places = (gaps + 1).cumsum(0) - 1
+        # A sum that wraps around cannot ascend: every step is less than MAX_ELEMENTS.
+        if places.numel() and (
+            int(places[-1]) >= runs or bool((places.diff(prepend=places.new_tensor([-1])) <= 0).any())
+        ):
+            raise CorruptFileError("a patch outside of its tensor")
+        base = self.base.build(common, mask, others, codes)
+        return Patched(common.shape, common.dtype, mask, base, self.run, places, values)
+
+    def checked(self, codes: Tensor) -> Tensor:
+        """See `Params`."""
+        return self.base.checked(codes)
+
+
+KINDS: tuple[type[Params], ...] = (
+    DenseParams,
+    UniformParams,
+    CodebookParams,
+    BinaryParams,
+    TernaryParams,
+    PatchedParams,
+)
+COPY, TIE = 14, 15
 _BY_NUMBER = {kind.number: kind for kind in KINDS}
 _BY_CLASS = {kind.represents: kind for kind in KINDS}
 
@@ -365,11 +420,6 @@ def kind_of(number: int) -> type[Params]:
         return _BY_NUMBER[number]
     except KeyError:
         raise CorruptFileError(f"kind {number} is unknown; the file may need a newer tersor") from None
-
-
-def table_tensors(params: Params, tensor: CompressedTensor) -> list[Tensor]:
-    """The tables of `tensor` in the order of `params.tables`."""
-    return [getattr(tensor, table.role) for table in params.tables(tensor.shape)]
 
 
 def kept(values: np.ndarray, mask: Tensor | None, words: int) -> np.ndarray:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tersor.container.dtypes import WireType, empty_words, from_words, wire_type
 from tersor.container.index import TensorEntry
-from tersor.container.kinds import Common, DenseParams, Params
+from tersor.container.kinds import DenseParams
+from tersor.container.params import Params
 from tersor.layers import matrix_shape
 from tersor.tensors import CompressedTensor
 
@@ -121,7 +122,7 @@ class Representation(Sink):
 
 
 class Values(Sink):
-    """Writes the elements begin..end of a tensor of a blockwise kind as values of its dtype.
+    """Writes the elements begin..end of a tensor as values of its dtype.
 
     out: the words of those elements. shared: tables that belong to other tensors, as soon as they are known.
     own: the tensor's own tables; None if its first segment will bring them.
@@ -182,16 +183,15 @@ class Values(Sink):
             return
         tables = _ordered(self.entry, self.tables())
         stored = from_words(codes, words, (end - begin,))
-        # Of the elements alone: it checks the codes; and of the whole, whose codes are not needed.
-        part = self.params.build(Common(stored.shape, self.entry.common.dtype), None, tables, stored)
-        whole = self.params.build(self.entry.common, None, tables, stored[:0])
+        per_weight = self.params.checked(stored)
+        whole = self.params.build(self.entry.common, None, tables, stored[:0])  # of the codes only what is shared
         out = from_words(self.out, self.words, (self.end - self.begin,))
         kept = None if mask is None else torch.from_numpy(mask)
         for start, row, column in _matrix_blocks(first, last, matrix_shape(self.entry.common.shape)[1]):
             size = (row.stop - row.start, column.stop - column.start)
             piece = slice(start - begin, start - begin + size[0] * size[1])
             values = whole.dequantize_block(
-                part.per_weight[piece].reshape(size), None if kept is None else kept[piece].reshape(size), row, column
+                per_weight[piece].reshape(size), None if kept is None else kept[piece].reshape(size), row, column
             )
             out[start - self.begin : start - self.begin + values.numel()] = values.reshape(-1)
 

@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tersor.container.dtypes import empty_words, to_words, wire_type
+from tersor.container.dtypes import empty_words, wire_type
 from tersor.container.reader import Reader
 from tersor.container.segments import decode_items
-from tersor.container.sinks import Representation, Sink, Tables, Values
-from tersor.tensors import CompressedTensor
+from tersor.container.sinks import Tables, Values
 
 
 def check_chunks(reader: Reader, executor: Executor | None) -> None:
@@ -29,59 +28,52 @@ def check_chunks(reader: Reader, executor: Executor | None) -> None:
 def fill(reader: Reader, outs: Mapping[int, np.ndarray], executor: Executor | None) -> None:
     """Decodes tensors into `outs`: by position (of no tied tensor), the words of their dtypes.
 
-    Reads and checks the chunks that hold them, several at a time if there is an executor.
+    Reads and checks the chunks that hold them, several at a time if there is an executor. A tensor that is stored once
+    for several is decoded once.
     Raises CorruptFileError; `outs` then hold anything.
     """
     reader.check_memory(outs)
-    sinks: dict[int, Sink] = {}
+    own: dict[int, np.ndarray] = {}
+    copies: list[tuple[np.ndarray, np.ndarray]] = []
+    for position, out in outs.items():
+        first = own.setdefault(reader.content(position), out)
+        if first is not out:
+            copies.append((out, first))
+    _fill_own(reader, own, executor)
+    for out, first in copies:
+        out[:] = first
+
+
+def _fill_own(reader: Reader, outs: Mapping[int, np.ndarray], executor: Executor | None) -> None:
+    sinks: dict[int, Values] = {}
     for position in sorted(outs):
         sinks[position] = _whole_sink(reader, position, outs[position], sinks)
-    left = {position: len(reader.chunks_of(position)) for position in outs}
 
-    def held_by(chunk: int) -> set[int]:
-        return {item.tensor for item in reader.chunks[chunk] if item.tensor is not None and item.tensor in outs}
-
-    def decode(chunk: int) -> int:
-        mine = {position: sinks[position] for position in held_by(chunk)}
+    def decode(chunk: int) -> None:
+        held = {item.tensor for item in reader.chunks[chunk] if item.tensor is not None and item.tensor in sinks}
+        mine = {position: sinks[position] for position in held}
         try:
             decode_items(reader.chunk(chunk), reader.chunks[chunk], reader.index, mine)
         except BaseException as error:
             for position, sink in mine.items():
-                if isinstance(sink, Values) and reader.chunks_of(position).start == chunk:
+                if reader.chunks_of(position).start == chunk:
                     sink.fail(error)
             raise
-        return chunk
 
     with reader.named_errors():
         wanted = sorted({chunk for position in outs for chunk in reader.chunks_of(position)})
-        for chunk in reader.in_order(decode, wanted, executor):
-            for position in held_by(chunk):
-                left[position] -= 1
-                if left[position] == 0:
-                    sink = sinks.pop(position)
-                    if isinstance(sink, Representation):
-                        _write(sink.build(reader.shared_tables(position)), outs[position])
+        for _ in reader.in_order(decode, wanted, executor):
+            pass
 
 
-def _whole_sink(reader: Reader, position: int, out: np.ndarray, earlier: Mapping[int, Sink]) -> Sink:
+def _whole_sink(reader: Reader, position: int, out: np.ndarray, earlier: Mapping[int, Values]) -> Values:
     entry = reader.index.tensors[position]
-    if not _blockwise(reader, position):
-        return Representation(entry)
     shared: dict[str, Future[Tables]] = {}
     for section in entry.segments[0]:
         if section.distance:
             owner = earlier.get(position - section.distance)
-            shared[section.role] = owner.own if isinstance(owner, Values) else _known(reader.shared_tables(position))
+            shared[section.role] = _known(reader.shared_tables(position)) if owner is None else owner.own
     return Values(entry, out, 0, entry.common.shape.numel(), shared=shared)
-
-
-def _blockwise(reader: Reader, position: int) -> bool:
-    params = reader.index.tensors[position].params
-    return params is not None and params.blockwise
-
-
-def _write(tensor: CompressedTensor, out: np.ndarray) -> None:
-    out[:] = to_words(tensor.dequantize(), wire_type(tensor.dtype, ""))
 
 
 def _known(tables: Tables) -> Future[Tables]:
@@ -99,11 +91,10 @@ class Run(NamedTuple):
 
 
 class Elements:
-    """Random access to the elements of the tensor at `position` (of no tied one), chunk by chunk.
+    """Random access to the elements of the tensor at `position` (which has content of its own), chunk by chunk.
 
     count: number of elements. words: how one is stored. runs: the whole tensor, in order.
-    Memory stays near one run (2^20 elements), but for kinds that can only be dequantized as a whole: such a tensor
-    is kept as it was decoded.
+    Memory stays near one run: 2^20 elements.
     """
 
     def __init__(self, reader: Reader, position: int) -> None:
@@ -117,15 +108,9 @@ class Elements:
             ends = [item.start + (0 if item.part is None else item.part.elements) for item in items]
             self.runs.append(Run(chunk, items[0].start, ends[-1]))
         self._begins = [run.begin for run in self.runs]
-        self._whole: np.ndarray | None = None
         self._own: Tables | None = None
         self._shared: dict[str, Future[Tables]] = {}
         with reader.named_errors():
-            if not _blockwise(reader, position):
-                reader.check_memory([position])
-                self._whole = self.empty(self.count)
-                fill(reader, {position: self._whole}, None)
-                return
             self._shared = {role: _known({role: table}) for role, table in reader.shared_tables(position).items()}
             tables = () if self.entry.params is None else self.entry.params.tables(self.entry.common.shape)
             if len(self.entry.segments) > 1 and len(tables) > len(self._shared):
@@ -137,8 +122,6 @@ class Elements:
 
     def read(self, begin: int, end: int) -> np.ndarray:
         """The words of elements begin..end. Reads, checks and decodes the chunks that hold them."""
-        if self._whole is not None:
-            return self._whole[begin * self.words.words : end * self.words.words].copy()
         out = self.empty(end - begin)
         sink = Values(self.entry, out, begin, end, shared=self._shared, own=self._own)
         with self.reader.named_errors():

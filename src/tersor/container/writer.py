@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 import numpy as np
@@ -42,12 +42,16 @@ _CHUNKS_IN_FLIGHT = 6 << 20  # elements
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor on its way into a file: its values, or the name of the earlier tensor that it is tied to."""
+    """One tensor on its way into a file: its values, or the name of the earlier tensor that it is tied to.
+
+    copied: not tied to that tensor, but equal to it; it gets memory of its own.
+    """
 
     name: str
     tensor: CompressedTensor | None
     tied_to: str | None = None
     note: str | None = None
+    copied: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,7 @@ class _Builder:
             first = self.entries[target].tied_to
             target = target if first is None else first
             common = self.entries[target].common
-            self.entries.append(TensorEntry(entry.name, common, None, False, entry.note, (), target))
+            self.entries.append(TensorEntry(entry.name, common, None, False, entry.note, (), target, entry.copied))
             return position
         tensor = entry.tensor
         if len(tensor.shape) > MAX_RANK:
@@ -201,7 +205,7 @@ class _Builder:
         shared = {}
         params = params_of(tensor)
         for table in params.tables(tensor.shape):
-            words = to_words(getattr(tensor, table.role), wire_type(table.dtype, table.role))
+            words = to_words(params.table(tensor, table.role), wire_type(table.dtype, table.role))
             if words.nbytes < 8:
                 continue  # a reference would not be smaller
             key = (table.role, table.shape, words.tobytes() if words.nbytes <= 1024 else _digest(words))
@@ -240,7 +244,7 @@ class _Builder:
             elif role == "codes":
                 method, blob = self._encode_codes(item, mask, state)
             else:
-                table = getattr(value, role)
+                table = params.table(value, role)
                 method, blob = self._encode_array(table, geometry(table.shape), None, state)
             sections.append(Section(role, method, len(blob)))
             blobs.append(blob)
@@ -269,9 +273,7 @@ class _Builder:
         for position, entry in enumerate(self.entries):
             count = 0 if entry.params is None else len(segment_geometries(entry.common.shape))
             segments = tuple(self.sections[position, number] for number in range(count))
-            tensors.append(
-                TensorEntry(entry.name, entry.common, entry.params, entry.masked, entry.note, segments, entry.tied_to)
-            )
+            tensors.append(replace(entry, segments=segments))
         attached = tuple(AttachmentEntry(name, self.attachments[name]) for name in attachments)
         return Index(source, tuple(tensors), attached, tuple(self.chunk_items))
 
