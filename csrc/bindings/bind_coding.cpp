@@ -13,6 +13,7 @@
 #include "coding/packed_bits.hpp"
 #include "coding/planes.hpp"
 #include "coding/rans.hpp"
+#include "coding/register_rans.hpp"
 
 namespace nb = nanobind;
 
@@ -94,6 +95,22 @@ bool decode_rans(const Blob& blob, const ArrayOut& out, unsigned bits) {
     const nb::gil_scoped_release release;
     return with_symbols(out, bits, [&](auto symbols, SymbolKind kind) {
         return rans_decode(view(blob), symbols, kind);
+    });
+}
+
+nb::bytes encode_register(const ArrayIn& symbols, unsigned bits) {
+    return encode_with(symbols, bits, [](auto in, SymbolKind kind) {
+        if constexpr (sizeof(in[0]) == 1) return register_encode(in, kind);
+        throw std::invalid_argument("register tables code 8-bit symbols");
+        return Bytes();
+    });
+}
+
+bool decode_register(const Blob& blob, const ArrayOut& out, unsigned bits) {
+    const nb::gil_scoped_release release;
+    return with_symbols(out, bits, [&](auto symbols, SymbolKind kind) {
+        if constexpr (sizeof(symbols[0]) == 1) return register_decode(view(blob), symbols, kind);
+        return false;
     });
 }
 
@@ -214,6 +231,8 @@ void bind_coding(nb::module_& m) {
     m.def("decode_packed", &decode_packed, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
     m.def("encode_rans", &encode_rans, nb::arg("symbols"), nb::arg("bits"));
     m.def("decode_rans", &decode_rans, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
+    m.def("encode_register", &encode_register, nb::arg("symbols"), nb::arg("bits"));
+    m.def("decode_register", &decode_register, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
     m.def("encode_huffman", &encode_huffman, nb::arg("symbols"), nb::arg("bits"));
     m.def("decode_huffman", &decode_huffman, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
     nb::class_<CodingState>(m, "CodingState")

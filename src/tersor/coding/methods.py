@@ -16,7 +16,7 @@ class CorruptStreamError(CorruptFileError):
 
 
 class Method(IntEnum):
-    """How a blob is coded: the closed registry of on-disk numbers (7 is reserved for the container)."""
+    """How a blob is coded: the closed registry of on-disk numbers (7 to 9 belong to the container)."""
 
     RAW = 0
     """Nothing coded: packed bits (symbols, masks, bool arrays) or little-endian words (other arrays)."""
@@ -32,6 +32,8 @@ class Method(IntEnum):
     """Masks: context-adaptive binary arithmetic coding; reads and changes the `State`."""
     MASK_RUNS = 6
     """Masks: run lengths as symbols."""
+    REGISTER = 10
+    """8-bit symbols: static frequencies of at most 32, interleaved rANS with its tables in registers."""
 
 
 @dataclass(frozen=True)

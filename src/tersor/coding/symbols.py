@@ -95,6 +95,8 @@ def decode_in_slot(
         good = core.decode_rans(data, out, bits)
     elif method == Method.HUFFMAN:
         good = core.decode_huffman(data, out, bits)
+    elif method == Method.REGISTER:
+        good = core.decode_register(data, out, bits)
     elif method == Method.ADAPTIVE:
         good = core.decode_adaptive(data, out, bits, geometry.row_length, geometry.kernel, slot, state.native)
     else:
