@@ -14,6 +14,7 @@
 #include "coding/planes.hpp"
 #include "coding/rans.hpp"
 #include "coding/register_rans.hpp"
+#include "coding/static_coders.hpp"
 
 namespace nb = nanobind;
 
@@ -126,6 +127,17 @@ bool decode_huffman(const Blob& blob, const ArrayOut& out, unsigned bits) {
     });
 }
 
+// (number of the method, blob); the blob is empty for raw.
+std::pair<int, nb::bytes> encode_static(const ArrayIn& symbols, unsigned bits, bool fast) {
+    StaticMethod method = StaticMethod::raw;
+    nb::bytes blob = encode_with(symbols, bits, [&](auto in, SymbolKind kind) {
+        StaticBlob coded = static_encode(in, kind, fast);
+        method = coded.method;
+        return std::move(coded.bytes);
+    });
+    return {static_cast<int>(method), std::move(blob)};
+}
+
 Neighbourhood neighbourhood(std::size_t row_length, std::size_t kernel) {
     if (row_length < 1 || kernel < 1)
         throw std::invalid_argument("an empty geometry has no symbols");
@@ -235,6 +247,7 @@ void bind_coding(nb::module_& m) {
     m.def("decode_register", &decode_register, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
     m.def("encode_huffman", &encode_huffman, nb::arg("symbols"), nb::arg("bits"));
     m.def("decode_huffman", &decode_huffman, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
+    m.def("encode_static", &encode_static, nb::arg("symbols"), nb::arg("bits"), nb::arg("fast"));
     nb::class_<CodingState>(m, "CodingState")
         .def(nb::init<>())
         .def("copy", [](const CodingState& state) { return CodingState(state); });

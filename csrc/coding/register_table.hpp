@@ -45,7 +45,7 @@ AliasLayout lay_out(const RegisterTable& table) noexcept;
 struct RegisterPlan {
     RegisterTable table;
     std::uint64_t escaped = 0;  // symbols without an id
-    std::uint64_t cost = 0;     // about, of the whole blob, in 2^-16 bits; an escape counts 4 more
+    std::uint64_t cost = 0;     // about, of the whole blob, in 2^-16 bits
 };
 
 // The table that costs least for these counts of indices (2^bits of them, bits <= 8, at least one

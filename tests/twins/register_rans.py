@@ -55,7 +55,7 @@ def table_of(counts, proper, escaped):
         symbols.append(lowest_without_id(symbols))
         of_id.append(escaped)
     f = normalize(of_id, 8)
-    cost = (2 * len(f) + 2 * LANES << 19) + sum(of_id) * 655
+    cost = (2 * len(f) + 2 * LANES << 19) + sum(of_id) * (655 * (65536 - sum(x * x for x in f)) ** 2 >> 32)
     cost += sum(c * ((8 << 16) - log2_fixed(x)) for c, x in zip(of_id, f, strict=True))
     return (symbols, f, escaped > 0), cost
 
