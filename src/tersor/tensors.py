@@ -65,8 +65,9 @@ class CompressedTensor(ABC):
         """A block of the (O, N) matrix that `dequantize` gives.
 
         codes: what `per_weight` holds of the block, (rows, columns). mask: bool alike, or None.
-        row, column: where the block lies; both with start and stop. Nothing of `self` is used but `shape`, `dtype`
-        and what weights share (steps, centroids), so that the codes of a whole tensor need never be in memory.
+        row, column: where the block lies, both with start and stop: whole rows, or part of one.
+        Nothing of `self` is used but `shape`, `dtype` and what weights share (steps, centroids), so that the codes of
+        a whole tensor need never be in memory.
         """
         largest = min(torch.finfo(self.dtype).max, torch.finfo(torch.float32).max)
         values = self._values(codes, row, column).clamp_(-largest, largest)
@@ -102,15 +103,15 @@ class Dense(CompressedTensor):
 
     def dequantize(self) -> Tensor:
         """As in the base class; an exact and unmasked one returns `values` itself, not a copy."""
-        return self.values if self.values.dtype == self.dtype and self.mask is None else super().dequantize()
+        if self.values.dtype == self.dtype and self.mask is None:
+            return self.values
+        return super().dequantize()
 
     def dequantize_block(self, codes: Tensor, mask: Tensor | None, row: slice, column: slice) -> Tensor:
-        """As in the base class; exact values and integers do not pass through float32."""
-        if self.values.dtype != self.dtype and self.values.dtype.is_floating_point:
+        """As in the base class; exact values and integers are not taken for float32 in between."""
+        if codes.dtype != self.dtype and codes.dtype.is_floating_point:
             return super().dequantize_block(codes, mask, row, column)
-        values = codes.to(self.dtype, copy=True, memory_format=torch.contiguous_format)
-        _clear(values, mask)
-        return values
+        return _cleared(codes.to(self.dtype, copy=True, memory_format=torch.contiguous_format), mask)
 
     @property
     def per_weight(self) -> Tensor:
@@ -204,24 +205,23 @@ class Codebook(CompressedTensor):
     codes: Tensor
     codebook: Tensor
 
+    def dequantize_block(self, codes: Tensor, mask: Tensor | None, row: slice, column: slice) -> Tensor:
+        """As in the base class; a codebook of the tensor's own dtype gives its values as they are."""
+        if self.codebook.dtype != self.dtype:
+            return super().dequantize_block(codes, mask, row, column)
+        words = self._look_up(self.codebook.view(word_dtype(self.dtype)), codes, row)
+        return _cleared(words.view(self.dtype), mask)
+
     @property
     def per_weight(self) -> Tensor:
         """See the base class."""
         return self.codes
 
-    def dequantize_block(self, codes: Tensor, mask: Tensor | None, row: slice, column: slice) -> Tensor:
-        """As in the base class; a codebook of the tensor's own dtype gives its values as they are."""
-        if self.codebook.dtype != self.dtype:
-            return super().dequantize_block(codes, mask, row, column)
-        values = self._look_up(self.codebook.view(word_dtype(self.dtype)), codes, row).view(self.dtype)
-        _clear(values, mask)
-        return values
-
     def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
         return self._look_up(self.codebook, codes, row)
 
     def _look_up(self, book: Tensor, codes: Tensor, row: slice) -> Tensor:
-        """Entries of `book` (T, K) for a block of weights."""
+        """Entries of `book` (T, K) for the codes of a block."""
         tables, centroids = book.shape
         places = codes.to(torch.int32)
         if tables > 1:
@@ -293,28 +293,26 @@ class Patched(CompressedTensor):
     places: Tensor
     values: Tensor
 
+    def dequantize_block(self, codes: Tensor, mask: Tensor | None, row: slice, column: slice) -> Tensor:
+        """As in the base class; patched weights are exact to the bit."""
+        result = self.base.dequantize_block(codes, mask, row, column).contiguous()
+        begin = row.start * matrix_shape(self.shape)[1] + column.start
+        first, last = torch.searchsorted(
+            self.places, torch.tensor([begin // self.run, -(-(begin + result.numel()) // self.run)])
+        ).tolist()
+        weights = (self.places[first:last, None] * self.run + torch.arange(self.run) - begin).reshape(-1)
+        inside = (weights >= 0) & (weights < result.numel())
+        words = word_dtype(self.dtype)
+        result.view(words).reshape(-1)[weights[inside]] = self.values[first:last].view(words).reshape(-1)[inside]
+        return result
+
     @property
     def per_weight(self) -> Tensor:
         """See the base class."""
         return self.base.per_weight
 
-    def dequantize_block(self, codes: Tensor, mask: Tensor | None, row: slice, column: slice) -> Tensor:
-        """As in the base class; patched weights are exact to the bit."""
-        values = self.base.dequantize_block(codes, mask, row, column)
-        # A block is whole rows or a part of one: a run of the weights in C order.
-        begin = row.start * matrix_shape(self.shape)[1] + column.start
-        first = int(torch.searchsorted(self.places, begin // self.run))
-        last = int(torch.searchsorted(self.places, -(-(begin + values.numel()) // self.run)))
-        if first < last:
-            words = word_dtype(self.dtype)
-            weights = (self.places[first:last, None] * self.run + torch.arange(self.run) - begin).reshape(-1)
-            inside = (weights >= 0) & (weights < values.numel())
-            exact = self.values[first:last].contiguous().view(words).reshape(-1)
-            values.view(words).reshape(-1)[weights[inside]] = exact[inside]
-        return values
-
     def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
-        return self.dequantize_block(codes, None, row, column).to(torch.float32, copy=True)
+        return self.dequantize_block(codes, None, row, column).to(torch.float32)
 
 
 def word_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -322,12 +320,13 @@ def word_dtype(dtype: torch.dtype) -> torch.dtype:
     return {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
 
 
-def _clear(values: Tensor, mask: Tensor | None) -> None:
-    """Zeroes contiguous `values` where `mask` is False."""
+def _cleared(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Contiguous `values`, zeroed in place where `mask` is False."""
     if mask is not None:
         # A string of zero bytes is zero in every dtype, those included that torch cannot compute with.
         octets = values.reshape(-1).view(torch.uint8).view(values.numel(), values.element_size())
         octets.masked_fill_(~mask.reshape(-1, 1), 0)
+    return values
 
 
 def _of_rows(scale: Tensor, row: slice) -> Tensor:

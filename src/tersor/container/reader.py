@@ -110,8 +110,7 @@ class Reader:
                     self._places[item.tensor] = range(places.start, chunk + 1)
 
     def _check_limit(self, max_bytes: int | None) -> None:
-        own = [entry for entry in self.index.tensors if entry.tied_to is None or entry.copied]
-        total = sum(_decoded_bytes(entry) for entry in own)
+        total = sum(_decoded_bytes(entry) for entry in self.index.tensors if entry.tied_to is None or entry.copied)
         if max_bytes is not None and total > max_bytes:
             raise LimitError(f"the tensors take {total} bytes, above the limit of {max_bytes} (max_bytes)")
 
@@ -134,10 +133,13 @@ class Reader:
         return self.index.tensors[self._positions[name]]
 
     def position(self, name: str) -> int:
-        """Where the index has a tensor's content: its own place, or that of the tensor it is tied to. KeyError."""
-        position = self._positions[name]
-        tied = self.index.tensors[position].tied_to
-        return position if tied is None else tied
+        """Where the index has the content of a tensor. KeyError if there is none of that name."""
+        return self.content(self._positions[name])
+
+    def content(self, position: int) -> int:
+        """Where the content of the tensor at `position` is: there, or where the tensor is that it ties to or copies."""
+        source = self.index.tensors[position].tied_to
+        return position if source is None else source
 
     def chunks_of(self, position: int) -> range:
         """The chunks that hold segments of the tensor at a position of the index."""

@@ -28,31 +28,32 @@ def check_chunks(reader: Reader, executor: Executor | None) -> None:
 def fill(reader: Reader, outs: Mapping[int, np.ndarray], executor: Executor | None) -> None:
     """Decodes tensors into `outs`: by position (of no tied tensor), the words of their dtypes.
 
-    Reads and checks the chunks that hold them, several at a time if there is an executor.
+    Reads and checks the chunks that hold them, several at a time if there is an executor. A tensor that is stored once
+    for several is decoded once.
     Raises CorruptFileError; `outs` then hold anything.
     """
     reader.check_memory(outs)
-    copies = {position: reader.index.tensors[position].tied_to for position in outs}
-    sources = {position: outs[position] for position in outs if copies[position] is None}
-    for position, source in copies.items():
-        if source is not None:
-            sources.setdefault(source, outs[position])
-    _fill(reader, sources, executor)
-    for position, source in copies.items():
-        if source is not None and sources[source] is not outs[position]:
-            outs[position][:] = sources[source]
+    own: dict[int, np.ndarray] = {}
+    copies: list[tuple[np.ndarray, np.ndarray]] = []
+    for position, out in outs.items():
+        first = own.setdefault(reader.content(position), out)
+        if first is not out:
+            copies.append((out, first))
+    _fill_own(reader, own, executor)
+    for out, first in copies:
+        out[:] = first
 
 
-def _fill(reader: Reader, outs: Mapping[int, np.ndarray], executor: Executor | None) -> None:
+def _fill_own(reader: Reader, outs: Mapping[int, np.ndarray], executor: Executor | None) -> None:
     sinks: dict[int, Values] = {}
     for position in sorted(outs):
         sinks[position] = _whole_sink(reader, position, outs[position], sinks)
 
     def decode(chunk: int) -> None:
-        items = reader.chunks[chunk]
-        mine = {item.tensor: sinks[item.tensor] for item in items if item.tensor is not None and item.tensor in outs}
+        held = {item.tensor for item in reader.chunks[chunk] if item.tensor is not None and item.tensor in sinks}
+        mine = {position: sinks[position] for position in held}
         try:
-            decode_items(reader.chunk(chunk), items, reader.index, mine)
+            decode_items(reader.chunk(chunk), reader.chunks[chunk], reader.index, mine)
         except BaseException as error:
             for position, sink in mine.items():
                 if reader.chunks_of(position).start == chunk:
@@ -90,10 +91,10 @@ class Run(NamedTuple):
 
 
 class Elements:
-    """Random access to the elements of the tensor at `position` (of no tied one), chunk by chunk.
+    """Random access to the elements of the tensor at `position` (which has content of its own), chunk by chunk.
 
     count: number of elements. words: how one is stored. runs: the whole tensor, in order.
-    Memory stays near one run (2^20 elements) and the tensor's tables.
+    Memory stays near one run: 2^20 elements.
     """
 
     def __init__(self, reader: Reader, position: int) -> None:
