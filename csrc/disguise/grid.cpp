@@ -4,8 +4,9 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <functional>
 #include <limits>
-#include <numeric>
+#include <optional>
 
 #include "disguise/step.hpp"
 
@@ -15,7 +16,7 @@ namespace {
 // Longer runs have too many weights for a formula to be quicker than their distinct values.
 constexpr size_t kLongestGroup = 256;
 constexpr size_t kMostDistinct = kMostLevels + 3;  // both zeros, and one too many
-constexpr int kMostTrials = 8;
+constexpr int kMostTrials = 9;
 // Adding and subtracting it rounds numbers below 2^22 to integers, ties to even.
 constexpr float kRound = 0x1.8p23f;
 
@@ -82,13 +83,41 @@ Measured distance(float value, float m, Precision precision) noexcept {
     return {exact - widest, exact + widest};
 }
 
-// A float of [low, high]: of the trials the first is the simplest, then they ascend.
+// A float of the range: of the trials the first is the nearest float16, if that is in it or near,
+// the second the simplest; then they ascend.
 float trial_step(Step range, int trial) noexcept {
-    if (trial == 0) return simplest_between(range.low, range.high);
+    if (trial == 0) {
+        const double middle = (range.low + range.high) / 2;
+        return round_to(static_cast<float>(middle), Precision::half);
+    }
+    if (trial == 1) return simplest_between(range.low, range.high);
     float step = static_cast<float>(range.low);
-    for (int i = 1; i < trial; ++i)
+    for (int i = 2; i < trial; ++i)
         step = std::nextafter(step, std::numeric_limits<float>::infinity());
     return step <= range.high * (1 + 1e-7) ? step : 0.0f;
+}
+
+// The step d > 0 with which the weights of `all`, ascending from m or from zero in magnitude, are
+// multiples[i] d + m, or such a product with their own sign where m is 0. Nothing if there is none.
+std::optional<float> find_step(std::span<const Distinct> all, bool shifted, float m,
+                               Precision precision, std::span<int> multiples) noexcept {
+    std::array<Measured, kMostDistinct> measured;
+    for (size_t i = 0; i < all.size(); ++i) measured[i] = distance(all[i].value, m, precision);
+    const auto range = common_step(std::span(measured).first(all.size()), multiples);
+    if (!range) return std::nullopt;
+    for (int trial = 0; trial < kMostTrials; ++trial) {
+        const float d = trial_step(*range, trial);
+        if (!(d > 0) || !std::isfinite(d)) continue;
+        bool exact = true;
+        for (size_t i = 0; i < all.size() && exact; ++i) {
+            const float product = static_cast<float>(multiples[i]) * d;
+            const float value = shifted ? round_to(product + m, precision)
+                                        : std::copysign(round_to(product, precision), all[i].value);
+            exact = bits(value) == bits(all[i].value);
+        }
+        if (exact) return d;
+    }
+    return std::nullopt;
 }
 
 }  // namespace
@@ -119,7 +148,7 @@ bool GridFitter::fit_formula(std::span<const float> x, std::span<int16_t> levels
         if (formula.signed_extreme) top = extreme;
         const float d = round_to(top / formula.levels, Precision::half);
         if (d == 0 || !std::isfinite(d)) continue;
-        // One weight tells most wrong formulas from the right one.
+        // A few weights tell most wrong formulas from the right one.
         const float m = shifted ? smallest : 0;
         const auto first = x.first(std::min<size_t>(4, x.size()));
         const bool fits =
@@ -143,63 +172,40 @@ bool GridFitter::fit_distinct(std::span<const float> x, std::span<int16_t> level
         levels[i] = static_cast<int16_t>(found_.insert(word));
         if (found_.size() > kMostDistinct) return false;
     }
-    std::array<Distinct, kMostDistinct> sorted;
-    bool zero = false, other_zero = false;
-    size_t count = 0;
-    for (size_t number = 0; number < found_.size(); ++number) {
-        const float value = std::bit_cast<float>(found_[number]);
-        if (value == 0) (std::signbit(value) ? other_zero : zero) = true;
-        sorted[count++] = {value, static_cast<uint16_t>(number)};
-    }
     const bool shifted = form_ == GridForm::offset;
-    if (shifted && zero && other_zero) return false;
-    const auto all = std::span(sorted).first(count);
-    const auto key = [&](float value) { return shifted ? value : std::fabs(value); };
-    std::ranges::sort(
-        all, [&](const Distinct& a, const Distinct& b) { return key(a.value) < key(b.value); });
-    const float m = shifted ? all[0].value : 0.0f;
-    if (m == 0 && std::signbit(m)) return false;  // 0 * d + m would be the other zero
-    std::array<Measured, kMostDistinct> measured;
-    std::array<int, kMostDistinct> steps{};
-    const size_t skipped =
-        shifted ? 1 : static_cast<size_t>(std::ranges::count_if(all, [](const Distinct& entry) {
-            return entry.value == 0;
-        }));
-    const auto rest = all.subspan(skipped);
-    for (size_t i = 0; i < rest.size(); ++i) measured[i] = distance(rest[i].value, m, precision_);
-
-    std::array<int16_t, WordSet<uint32_t>::kCapacity> level_of{};
-    // A grid of one zero only may have it negative: its step is.
-    const bool flipped = !shifted && other_zero && !zero;
-    if (!rest.empty()) {
-        const auto range = common_step(std::span(measured).first(rest.size()), steps);
-        if (!range) return false;
-        const auto exact = [&](float d) {
-            for (size_t i = 0; i < rest.size(); ++i) {
-                const float k = static_cast<float>(steps[i]);
-                const float value = shifted
-                                        ? round_to(k * d + m, precision_)
-                                        : std::copysign(round_to(k * d, precision_), rest[i].value);
-                if (bits(value) != bits(rest[i].value)) return false;
-            }
-            return true;
-        };
-        step = 0;
-        for (int trial = -1; trial < kMostTrials && step == 0; ++trial) {
-            const double middle = (range->low + range->high) / 2;
-            const float d = trial < 0 ? round_to(static_cast<float>(middle), Precision::half)
-                                      : trial_step(*range, trial);
-            if (d > 0 && std::isfinite(d) && exact(d)) step = d;
-        }
-        if (step == 0) return false;
-        for (size_t i = 0; i < rest.size(); ++i) {
-            const bool negative = !shifted && std::signbit(rest[i].value) != flipped;
-            level_of[rest[i].number] = static_cast<int16_t>(negative ? -steps[i] : steps[i]);
-        }
+    std::array<Distinct, kMostDistinct> sorted;
+    const auto all = std::span(sorted).first(found_.size());
+    size_t zeros = 0;
+    bool negative_zero = false;
+    for (size_t number = 0; number < all.size(); ++number) {
+        const float value = std::bit_cast<float>(found_[number]);
+        zeros += value == 0;
+        negative_zero = negative_zero || (value == 0 && std::signbit(value));
+        all[number] = {value, static_cast<uint16_t>(number)};
     }
-    if (!shifted && zero && other_zero) {
-        for (const Distinct& entry : all.first(skipped))
-            if (std::signbit(entry.value)) level_of[entry.number] = kOtherZero;
+    // An offset gives one zero only, and 0 * d + m is never the negative one.
+    if (shifted && negative_zero) return false;
+    std::ranges::sort(all, std::less{}, [&](const Distinct& weight) {
+        return shifted ? weight.value : std::fabs(weight.value);
+    });
+    const float m = shifted ? all[0].value : 0.0f;
+    // Where the only zero is the negative one, the step is negative, too: 0 * d is that zero.
+    const bool flipped = negative_zero && zeros == 1;
+    const auto rest = all.subspan(shifted ? 1 : zeros);
+    std::array<int, kMostDistinct> multiples{};
+    std::array<int16_t, WordSet<uint32_t>::kCapacity> level_of{};
+    if (!rest.empty()) {
+        const auto found = find_step(rest, shifted, m, precision_, multiples);
+        if (!found) return false;
+        step = *found;
+    }
+    for (size_t i = 0; i < rest.size(); ++i) {
+        const bool negative = !shifted && std::signbit(rest[i].value) != flipped;
+        level_of[rest[i].number] = static_cast<int16_t>(negative ? -multiples[i] : multiples[i]);
+    }
+    for (const Distinct& weight : all.first(all.size() - rest.size())) {
+        const bool other = !flipped && !shifted && std::signbit(weight.value);
+        level_of[weight.number] = other ? kOtherZero : int16_t{0};
     }
     if (flipped) step = -step;
     offset = m;

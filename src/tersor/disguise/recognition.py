@@ -13,10 +13,11 @@ from tersor.disguise import few_values, grids, narrow
 from tersor.disguise.estimates import array_bytes, estimate
 from tersor.disguise.words import KINDS, same_bits, words_of
 from tersor.layers import matrix_shape
-from tersor.tensors import CompressedTensor, Dense
+from tersor.tensors import Codebook, CompressedTensor, Dense
 
 _LEAST = 1024  # bytes; below, there is hardly more to gain than parameters and tables take
 _FEW, _FEW_IN_ROW, _ZEROS, _GRID = (getattr(core.Hint, n).value for n in ("few", "few_in_row", "zeros", "grid"))
+_SMALL_BOOK = 32  # values; a step for each row would not take less
 _WORTH = 0.97  # of the plain tensor's bytes, by estimate
 _WORTH_NARROW = 1.01  # a narrower dtype says what the tensor is, and takes no decision from its coder
 
@@ -62,22 +63,23 @@ def _owned(found: CompressedTensor, values: Tensor) -> CompressedTensor:
 
 
 def _all(values: Tensor, hints: int) -> Iterator[CompressedTensor]:
-    """Every representation that the hints and the values allow."""
+    """Every representation that the hints and the values allow, but those that another one makes pointless."""
+    book = _book(values, hints)
+    if book is not None:
+        yield book
+        if book.mask is None and (grid := grids.tensor_grid(book)) is not None:
+            yield grid
+    elif hints & _FEW_IN_ROW and (books := few_values.row_codebooks(values)) is not None:
+        yield books
+    narrow_enough = book is not None and book.codebook.shape[1] <= _SMALL_BOOK
     if values.dtype == torch.float64 and (singles := narrow.as_single(values, hints)) is not None:
         yield Dense(values.shape, values.dtype, None, singles)
         more = core.probe_disguise(words_of(singles), *matrix_shape(values.shape), KINDS[torch.float32].numbers)
-        if more & _GRID and (grid := grids.run_grid(singles, values.dtype)) is not None:
-            yield grid
-    if hints & _FEW and hints & _ZEROS and (book := few_values.pruned_codebook(values)) is not None:
-        yield book
-    elif hints & _FEW and (book := few_values.codebook(values)) is not None:
-        yield book
-        if (grid := grids.tensor_grid(book)) is not None:
-            yield grid
-    elif hints & _FEW_IN_ROW and (book := few_values.row_codebooks(values)) is not None:
-        yield book
-    if hints & _GRID and (grid := grids.run_grid(values)) is not None:
-        yield grid
+        runs = grids.run_grid(singles, values.dtype) if more & _GRID and not narrow_enough else None
+    else:
+        runs = grids.run_grid(values) if hints & _GRID and not narrow_enough else None
+    if runs is not None:
+        yield runs
     if values.dtype.is_floating_point:
         if hints & _ZEROS:
             yield few_values.dense_without_zeros(values)
@@ -85,3 +87,10 @@ def _all(values: Tensor, hints: int) -> Iterator[CompressedTensor]:
             yield dense
             if hints & _ZEROS:
                 yield replace(few_values.dense_without_zeros(values), values=dense.values)
+
+
+def _book(values: Tensor, hints: int) -> Codebook | None:
+    if not hints & _FEW:
+        return None
+    pruned = few_values.pruned_codebook(values) if hints & _ZEROS else None
+    return pruned if pruned is not None else few_values.codebook(values)
