@@ -1,6 +1,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
 
+#include <algorithm>
 #include <span>
 #include <stdexcept>
 #include <utility>
@@ -8,6 +9,7 @@
 
 #include "bindings/bindings.hpp"
 #include "coding/adaptive.hpp"
+#include "coding/bucket_rans.hpp"
 #include "coding/histogram.hpp"
 #include "coding/huffman.hpp"
 #include "coding/packed_bits.hpp"
@@ -106,6 +108,40 @@ bool decode_huffman(const Blob& blob, const ArrayOut& out, unsigned bits) {
     const nb::gil_scoped_release release;
     return with_symbols(out, bits, [&](auto symbols, SymbolKind kind) {
         return huffman_decode(view(blob), symbols, kind);
+    });
+}
+
+MatrixShape matrix_shape(std::size_t rows, std::size_t channels, std::size_t kernel,
+                         std::size_t count) {
+    const MatrixShape shape{rows, channels, kernel};
+    if (rows < 1 || channels < 1 || kernel < 1 || shape.elements() != count)
+        throw std::invalid_argument("the symbols do not fill their geometry");
+    return shape;
+}
+
+// The index from which magnitudes are measured: that of zero, or the most frequent one.
+template <typename T>
+std::uint32_t centre_of(std::span<const T> symbols, SymbolKind kind) {
+    if (kind.offset > 0) return kind.offset;
+    const Counts counts = histogram(symbols, kind);
+    return static_cast<std::uint32_t>(std::max_element(counts.begin(), counts.end()) -
+                                      counts.begin());
+}
+
+nb::bytes encode_buckets(const ArrayIn& symbols, unsigned bits, std::size_t rows,
+                         std::size_t channels, std::size_t kernel, std::size_t limit) {
+    const MatrixShape shape = matrix_shape(rows, channels, kernel, symbols.size());
+    return encode_with(symbols, bits, [&](auto in, SymbolKind kind) {
+        return bucket_encode(in, kind, shape, {false, centre_of(in, kind)}, limit);
+    });
+}
+
+bool decode_buckets(const Blob& blob, const ArrayOut& out, unsigned bits, std::size_t rows,
+                    std::size_t channels, std::size_t kernel) {
+    const MatrixShape shape = matrix_shape(rows, channels, kernel, out.size());
+    const nb::gil_scoped_release release;
+    return with_symbols(out, bits, [&](auto symbols, SymbolKind kind) {
+        return bucket_decode(view(blob), symbols, kind, shape);
     });
 }
 
@@ -216,6 +252,10 @@ void bind_coding(nb::module_& m) {
     m.def("decode_rans", &decode_rans, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
     m.def("encode_huffman", &encode_huffman, nb::arg("symbols"), nb::arg("bits"));
     m.def("decode_huffman", &decode_huffman, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
+    m.def("encode_buckets", &encode_buckets, nb::arg("symbols"), nb::arg("bits"), nb::arg("rows"),
+          nb::arg("channels"), nb::arg("kernel"), nb::arg("limit"));
+    m.def("decode_buckets", &decode_buckets, nb::arg("blob"), nb::arg("out"), nb::arg("bits"),
+          nb::arg("rows"), nb::arg("channels"), nb::arg("kernel"));
     nb::class_<CodingState>(m, "CodingState")
         .def(nb::init<>())
         .def("copy", [](const CodingState& state) { return CodingState(state); });
