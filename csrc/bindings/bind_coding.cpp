@@ -10,6 +10,7 @@
 #include "bindings/bindings.hpp"
 #include "coding/adaptive.hpp"
 #include "coding/bucket_rans.hpp"
+#include "coding/float_codec.hpp"
 #include "coding/histogram.hpp"
 #include "coding/huffman.hpp"
 #include "coding/packed_bits.hpp"
@@ -258,6 +259,39 @@ void with_words(const Array& words, std::size_t plane_bytes, Work work) {
     }
 }
 
+// Calls work(words) with the words of 2, 4 or 8 bytes.
+template <typename Array, typename Work>
+auto with_floats(const Array& words, Work work) {
+    switch (words.itemsize()) {
+        case 2:
+            return work(span_of<std::uint16_t>(words));
+        case 4:
+            return work(span_of<std::uint32_t>(words));
+        case 8:
+            return work(span_of<std::uint64_t>(words));
+        default:
+            throw std::invalid_argument("words must have 2, 4 or 8 bytes");
+    }
+}
+
+nb::bytes encode_floats(const ArrayIn& words, std::size_t rows, std::size_t channels,
+                        std::size_t kernel, bool small) {
+    const MatrixShape shape = matrix_shape(rows, channels, kernel, words.size());
+    Bytes blob;
+    {
+        const nb::gil_scoped_release release;
+        blob = with_floats(words, [&](auto in) { return float_encode(in, shape, small); });
+    }
+    return to_python(blob);
+}
+
+bool decode_floats(const Blob& blob, const ArrayOut& out, std::size_t rows, std::size_t channels,
+                   std::size_t kernel) {
+    const MatrixShape shape = matrix_shape(rows, channels, kernel, out.size());
+    const nb::gil_scoped_release release;
+    return with_floats(out, [&](auto words) { return float_decode(view(blob), words, shape); });
+}
+
 void split(const ArrayIn& words, const BytesOut& planes, int transform) {
     const nb::gil_scoped_release release;
     with_words(words, planes.size(), [&](auto in) {
@@ -300,6 +334,10 @@ void bind_coding(nb::module_& m) {
     m.def("decode_mask", &decode_mask, nb::arg("blob"), nb::arg("out"), nb::arg("row_length"),
           nb::arg("kernel"), nb::arg("state"));
     m.def("measure_symbols", &measure, nb::arg("symbols"), nb::arg("bits"));
+    m.def("encode_floats", &encode_floats, nb::arg("words"), nb::arg("rows"), nb::arg("channels"),
+          nb::arg("kernel"), nb::arg("small"));
+    m.def("decode_floats", &decode_floats, nb::arg("blob"), nb::arg("out"), nb::arg("rows"),
+          nb::arg("channels"), nb::arg("kernel"));
     m.def("split_planes", &split, nb::arg("words"), nb::arg("planes"), nb::arg("transform"));
     m.def("merge_planes", &merge, nb::arg("planes"), nb::arg("words"), nb::arg("transform"));
 }
