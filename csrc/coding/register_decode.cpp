@@ -3,8 +3,15 @@
 #include "cpu.hpp"
 
 #if defined(__x86_64__) && defined(__GNUC__)
+// GCC 12 takes the undefined vectors within its own AVX-512 intrinsics for mistakes.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #define TERSOR_AVX2 __attribute__((target("avx2,bmi2,popcnt")))
+#define TERSOR_AVX512 \
+    __attribute__((target("avx2,bmi2,popcnt,avx512f,avx512bw,avx512vl,avx512vbmi,avx512vbmi2")))
 #endif
 
 namespace tersor {
@@ -164,6 +171,84 @@ TERSOR_AVX2 std::size_t decode_avx2(const RegisterLookup& lookup, RegisterStates
     return group;
 }
 
+// The steps of the AVX2 kernel with byte permutes for the tables, masks for the
+// blends and a byte expansion for the refill. kShift: from a slot to its bucket.
+template <unsigned kShift>
+struct Kernel512 {
+    __m512i alias_slot;
+    __m512i alias;
+    __m512i alias_base;
+    __m512i frequencies;
+    __m512i symbols;
+
+    TERSOR_AVX512 static __m512i load(const std::array<std::uint8_t, kMaxIds>& table) {
+        return _mm512_broadcast_i64x4(
+            _mm256_load_si256(reinterpret_cast<const __m256i*>(table.data())));
+    }
+
+    TERSOR_AVX512 explicit Kernel512(const RegisterLookup& lookup)
+        : alias_slot(load(lookup.alias_slot)),
+          alias(load(lookup.alias)),
+          alias_base(load(lookup.alias_base)),
+          frequencies(load(lookup.frequencies)),
+          symbols(load(lookup.symbols)) {}
+
+    // 64 lanes one symbol further; returns the symbols.
+    TERSOR_AVX512 inline __m512i step(__m512i& low, __m512i& high,
+                                      const std::uint8_t*& next) const {
+        const __m512i base = _mm512_and_si512(low, _mm512_set1_epi8(-(1 << kShift)));
+        const __m512i bucket = _mm512_srli_epi16(base, kShift);
+        const __mmask64 is_alias =
+            _mm512_cmpge_epi8_mask(low, _mm512_permutexvar_epi8(bucket, alias_slot));
+        const __m512i id = _mm512_mask_permutexvar_epi8(bucket, is_alias, bucket, alias);
+        const __m512i rank =
+            _mm512_sub_epi8(low, _mm512_mask_permutexvar_epi8(base, is_alias, bucket, alias_base));
+        const __m512i f = _mm512_permutexvar_epi8(id, frequencies);
+
+        const __m512i even_byte = _mm512_set1_epi16(0xff);
+        const __m512i even = _mm512_add_epi16(
+            _mm512_mullo_epi16(_mm512_and_si512(high, even_byte), _mm512_and_si512(f, even_byte)),
+            _mm512_and_si512(rank, even_byte));
+        const __m512i odd = _mm512_add_epi16(
+            _mm512_mullo_epi16(_mm512_srli_epi16(high, 8), _mm512_srli_epi16(f, 8)),
+            _mm512_srli_epi16(rank, 8));
+        const __mmask64 odd_bytes = 0xaaaaaaaaaaaaaaaa;
+        const __m512i x_low = _mm512_mask_blend_epi8(odd_bytes, even, _mm512_slli_epi16(odd, 8));
+        const __m512i x_high = _mm512_mask_blend_epi8(odd_bytes, _mm512_srli_epi16(even, 8), odd);
+
+        const __mmask64 needs = _mm512_cmpeq_epi8_mask(x_high, _mm512_setzero_si512());
+        high = _mm512_mask_blend_epi8(needs, x_high, x_low);
+        low = _mm512_mask_expand_epi8(x_low, needs, _mm512_loadu_si512(next));
+        next += __builtin_popcountll(needs);
+        return _mm512_permutexvar_epi8(id, symbols);
+    }
+};
+
+template <unsigned kShift>
+TERSOR_AVX512 std::size_t decode_avx512(const RegisterLookup& lookup, RegisterStates& states,
+                                        const std::uint8_t*& next, const std::uint8_t* limit,
+                                        std::uint8_t* out, std::size_t groups) {
+    const Kernel512<kShift> kernel(lookup);
+    static_assert(kRegisterLanes == 2 * 64);
+    __m512i low_a = _mm512_loadu_si512(states.low.data());
+    __m512i low_b = _mm512_loadu_si512(states.low.data() + 64);
+    __m512i high_a = _mm512_loadu_si512(states.high.data());
+    __m512i high_b = _mm512_loadu_si512(states.high.data() + 64);
+    const std::uint8_t* from = next;
+    std::size_t group = 0;
+    for (; group < groups && from <= limit; ++group) {
+        std::uint8_t* const to = out + group * kRegisterLanes;
+        _mm512_storeu_si512(to, kernel.step(low_a, high_a, from));
+        _mm512_storeu_si512(to + 64, kernel.step(low_b, high_b, from));
+    }
+    _mm512_storeu_si512(states.low.data(), low_a);
+    _mm512_storeu_si512(states.low.data() + 64, low_b);
+    _mm512_storeu_si512(states.high.data(), high_a);
+    _mm512_storeu_si512(states.high.data() + 64, high_b);
+    next = from;
+    return group;
+}
+
 #endif
 
 }  // namespace
@@ -172,6 +257,10 @@ std::size_t decode_register_groups(const RegisterLookup& lookup, RegisterStates&
                                    const std::uint8_t*& next, const std::uint8_t* limit,
                                    std::uint8_t* out, std::size_t groups) {
 #if defined(TERSOR_AVX2)
+    if (active_isa() >= Isa::avx512) {
+        const auto decode = lookup.buckets == 16 ? decode_avx512<4> : decode_avx512<3>;
+        return decode(lookup, states, next, limit, out, groups);
+    }
     if (active_isa() >= Isa::avx2) {
         const auto decode = lookup.buckets == 16 ? decode_avx2<false> : decode_avx2<true>;
         return decode(lookup, states, next, limit, out, groups);

@@ -6,79 +6,12 @@
 #include "coding/histogram.hpp"
 #include "coding/rans.hpp"
 #include "coding/register_decode.hpp"
+#include "coding/register_encode.hpp"
 
 namespace tersor {
 namespace {
 
-constexpr std::uint32_t kStart = kSlots;             // of the encoder's states
 constexpr std::size_t kPiece = 64 * kRegisterLanes;  // patched while it is in the first cache
-
-// How to encode one symbol: x -> (x / f) * 2^8 + slot of rank x % f.
-struct EncodeStep {
-    std::uint32_t reciprocal;  // 2^24 / f, rounded up: exact for x < 2^16
-    std::uint16_t limit;       // states from here on give a byte away first
-    std::uint8_t frequency;
-    std::uint8_t first;  // where the slots of the symbol begin in `slots`
-};
-
-struct EncodeTable {
-    std::array<EncodeStep, 256> steps{};  // by symbol
-    std::array<std::uint8_t, kSlots> slots{};
-};
-
-EncodeTable make_encode_table(const RegisterTable& table, SymbolKind kind) {
-    EncodeTable encode;
-    const AliasLayout layout = lay_out(table);
-    std::array<EncodeStep, kMaxIds> steps{};
-    unsigned first = 0;
-    for (unsigned id = 0; id < table.ids; ++id) {
-        const unsigned f = table.frequencies[id];
-        steps[id] = {((1u << 24) + f - 1) / f, static_cast<std::uint16_t>(f << 8),
-                     static_cast<std::uint8_t>(f), static_cast<std::uint8_t>(first)};
-        first += f;
-    }
-    for (unsigned slot = 0; slot < kSlots; ++slot) {
-        const unsigned bucket = slot / layout.width;
-        const unsigned place = slot % layout.width;
-        const unsigned own = layout.own[bucket];
-        const unsigned at = place < own ? steps[bucket].first + place
-                                        : steps[layout.alias[bucket]].first +
-                                              layout.first_rank[bucket] + place - own;
-        encode.slots[at] = static_cast<std::uint8_t>(slot);
-    }
-    if (table.escape) encode.steps.fill(steps[table.escape_id()]);
-    for (unsigned id = 0; id < table.ids - table.escape; ++id) {
-        encode.steps[from_index<std::uint8_t>(table.symbols[id], kind)] = steps[id];
-    }
-    return encode;
-}
-
-// Encodes backwards from `end`, before which there are a byte a symbol and one to spare; returns
-// where the coded bytes start.
-std::uint8_t* encode_lanes(std::span<const std::uint8_t> symbols, const EncodeTable& table,
-                           std::array<std::uint32_t, kRegisterLanes>& states, std::uint8_t* end) {
-    std::uint8_t* out = end;
-    const auto encode = [&](std::uint32_t& state, std::uint8_t symbol) {
-        const EncodeStep step = table.steps[symbol];
-        std::uint32_t x = state;
-        // Always store, move only if needed: no branch to mispredict.
-        out[-1] = static_cast<std::uint8_t>(x);
-        const std::uint32_t full = x >= step.limit;
-        out -= full;
-        x >>= 8 * full;
-        const std::uint32_t quotient =
-            static_cast<std::uint32_t>(static_cast<std::uint64_t>(x) * step.reciprocal >> 24);
-        const std::uint32_t rank = x - quotient * step.frequency;
-        state = quotient << 8 | table.slots[step.first + rank];
-    };
-    std::size_t i = symbols.size();
-    for (; i % kRegisterLanes != 0; --i) encode(states[(i - 1) % kRegisterLanes], symbols[i - 1]);
-    for (; i > 0; i -= kRegisterLanes) {
-        const std::uint8_t* const group = symbols.data() + i - kRegisterLanes;
-        for (unsigned lane = kRegisterLanes; lane-- > 0;) encode(states[lane], group[lane]);
-    }
-    return out;
-}
 
 void append_le32(Bytes& blob, std::uint64_t value) {
     for (unsigned shift = 0; shift < 32; shift += 8) {
@@ -141,16 +74,16 @@ Bytes register_encode(std::span<const std::uint8_t> symbols, SymbolKind kind,
     Bytes blob;
     write_register_table(blob, plan.table);
     if (plan.table.escape) append_escapes(blob, symbols, kind, plan);
-    const std::size_t capacity = symbols.size() + 1;
+    const std::size_t capacity = symbols.size() + kEncodeSlack;
     const std::unique_ptr<std::uint8_t[]> buffer(new std::uint8_t[capacity]);
     std::uint8_t* const end = buffer.get() + capacity;
-    std::array<std::uint32_t, kRegisterLanes> states;
-    states.fill(kStart);
-    const EncodeTable table = make_encode_table(plan.table, kind);
-    const std::uint8_t* const begin = encode_lanes(symbols, table, states, end);
+    RegisterStates states;
+    states.high.fill(1);
+    const RegisterEncodeTable table = make_encode_table(plan.table, kind);
+    const std::uint8_t* const begin = encode_register_lanes(table, states, symbols, end);
     blob.reserve(blob.size() + 2 * kRegisterLanes + static_cast<std::size_t>(end - begin));
-    for (const std::uint32_t x : states) blob.push_back(static_cast<std::uint8_t>(x));
-    for (const std::uint32_t x : states) blob.push_back(static_cast<std::uint8_t>(x >> 8));
+    blob.insert(blob.end(), states.low.begin(), states.low.end());
+    blob.insert(blob.end(), states.high.begin(), states.high.end());
     blob.insert(blob.end(), begin, static_cast<const std::uint8_t*>(end));
     return blob;
 }
