@@ -2,6 +2,7 @@
 
 #include <array>
 #include <bit>
+#include <cstring>
 
 #include "cpu.hpp"
 
@@ -163,6 +164,34 @@ TERSOR_AVX2 inline std::size_t merge_avx2(const std::uint8_t* symbols, std::size
     return i;
 }
 
+// Fields of four or two words at a time, by bit extraction; returns how many words. `to` moves on
+// to where the next field starts, whose bits begin at `filled` with what is `pending` below.
+template <typename Word>
+TERSOR_AVX2 std::size_t pack_bmi2(std::span<const Word> words, unsigned top_bits, unsigned zeros,
+                                  std::uint8_t*& to, std::uint64_t& pending, unsigned& filled) {
+    constexpr std::size_t kWords = 8 / sizeof(Word);
+    constexpr std::uint64_t kOnes = ~std::uint64_t{0} / static_cast<Word>(~Word{0});
+    constexpr unsigned kSign = kWordBits<Word> - 1;
+    const unsigned width = field_bits<Word>(top_bits, zeros);
+    // Words turn left by one bit: the sign is the lowest, above it the mantissa.
+    const std::uint64_t field = ((std::uint64_t{1} << (width - 1)) - 1) << (zeros + 1) | 1;
+    const std::uint64_t mask = field * kOnes;
+    const std::uint64_t upper = ~(kOnes << kSign);
+    std::size_t i = 0;
+    for (; i + kWords <= words.size(); i += kWords) {
+        std::uint64_t chunk;
+        std::memcpy(&chunk, words.data() + i, sizeof(chunk));
+        const std::uint64_t turned = (chunk & upper) << 1 | (chunk >> kSign & kOnes);
+        pending |= _pext_u64(turned, mask) << filled;
+        std::memcpy(to, &pending, sizeof(pending));
+        filled += static_cast<unsigned>(kWords) * width;
+        to += filled / 8;
+        pending >>= filled & ~7u;
+        filled &= 7;
+    }
+    return i;
+}
+
 #endif
 
 }  // namespace
@@ -178,7 +207,16 @@ void pack_fields(std::span<const Word> words, unsigned top_bits, unsigned zeros,
     std::uint8_t* to = out.data() + start;
     std::uint64_t pending = 0;
     unsigned filled = 0;  // below 8
-    for (const Word word : words) {
+    std::size_t done = 0;
+#if defined(TERSOR_AVX2)
+    if constexpr (sizeof(Word) < 8) {
+        // What is extracted from eight bytes has to fit behind up to seven bits.
+        if (active_isa() >= Isa::avx2 && 8 / sizeof(Word) * width < 57) {
+            done = pack_bmi2(words, top_bits, zeros, to, pending, filled);
+        }
+    }
+#endif
+    for (const Word word : words.subspan(done)) {
         const std::uint64_t field = (word & mask) >> zeros << 1 | word >> kSign;
         pending |= field << filled;
         std::uint64_t stored = pending;
