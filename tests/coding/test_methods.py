@@ -14,6 +14,8 @@ def test_numbers_on_disk_never_change():
         ("MASK_BITS", 5),
         ("MASK_RUNS", 6),
         ("REGISTER", 10),
+        ("BUCKETS", 11),
+        ("FLOATS", 12),
     ]
 
 

@@ -7,7 +7,7 @@ from enum import IntEnum
 
 from tersor.errors import CorruptFileError, UsageError
 
-CODERS = ("auto", "raw", "rans", "huffman", "register", "adaptive")
+CODERS = ("auto", "raw", "rans", "huffman", "register", "buckets", "adaptive")
 PROFILES = ("small", "fast")
 
 
@@ -34,9 +34,13 @@ class Method(IntEnum):
     """Masks: run lengths as symbols."""
     REGISTER = 10
     """8-bit symbols: static frequencies of at most 32, interleaved rANS with its tables in registers."""
+    BUCKETS = 11
+    """Symbols: static frequencies by the scales of row and column, interleaved rANS."""
+    FLOATS = 12
+    """Arrays of floats: coded exponents, stored mantissas, flags for narrower rows."""
 
 
-SYMBOL_METHODS = (Method.RAW, Method.RANS, Method.HUFFMAN, Method.ADAPTIVE, Method.REGISTER)
+SYMBOL_METHODS = (Method.RAW, Method.RANS, Method.HUFFMAN, Method.ADAPTIVE, Method.REGISTER, Method.BUCKETS)
 
 
 @dataclass(frozen=True)

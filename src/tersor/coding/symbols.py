@@ -16,6 +16,12 @@ from tersor.layers import Geometry
 Symbols = NDArray[np.uint8] | NDArray[np.int8] | NDArray[np.int16]
 Blob = bytes | bytearray | memoryview
 
+_LEAST_BYTES = 512
+"""Streams that other static coders make smaller than this cannot pay for tables by scale."""
+
+_LEAST_GAIN = 200
+"""Tables by scale must save this part of the smallest other static stream: they decode more slowly."""
+
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.int8), np.dtype(np.int16))
 
 
@@ -46,7 +52,7 @@ def encode_in_slot(
     if symbols.size == 0:
         return Method.RAW, b""
     raw_size = -(-symbols.size * bits // 8)
-    method, best = _encode_static(symbols, bits, config)
+    method, best = _encode_static(symbols, geometry, bits, config)
     smallest = raw_size if method == Method.RAW else len(best)
     if config.tries_adaptive:
         trial = state.copy()
@@ -57,21 +63,28 @@ def encode_in_slot(
     return method, core.encode_packed(symbols, bits) if method == Method.RAW else best
 
 
-def _encode_static(symbols: Symbols, bits: int, config: CodingConfig) -> tuple[Method, bytes]:
+def _encode_static(symbols: Symbols, geometry: Geometry, bits: int, config: CodingConfig) -> tuple[Method, bytes]:
     """The method and the blob of the static coder that `config` asks for; RAW, not packed, if that gains nothing."""
     if config.coder == "auto":
         number, blob = core.encode_static(symbols, bits, config.profile == "fast")
+        smallest = len(blob) if number else -(-symbols.size * bits // 8)
+        if smallest >= _LEAST_BYTES:
+            buckets = core.encode_buckets(symbols, bits, *geometry, smallest - smallest // _LEAST_GAIN)
+            if buckets:
+                return Method.BUCKETS, buckets
         return Method(number), blob
     method = Method.__members__[config.coder.upper()]
     if method == Method.RANS:
         blob = core.encode_rans(symbols, bits)
     elif method == Method.HUFFMAN:
         blob = core.encode_huffman(symbols, bits)
+    elif method == Method.BUCKETS:
+        blob = core.encode_buckets(symbols, bits, *geometry, 1 << 62)
     elif method == Method.REGISTER and symbols.itemsize == 1:
         blob = core.encode_register(symbols, bits)
     else:
         return Method.RAW, b""
-    return (method, blob) if len(blob) < -(-symbols.size * bits // 8) else (Method.RAW, b"")
+    return (method, blob) if 0 < len(blob) < -(-symbols.size * bits // 8) else (Method.RAW, b"")
 
 
 def decode_symbols(method: Method, blob: Blob, out: Symbols, geometry: Geometry, bits: int, state: State) -> None:
@@ -101,6 +114,8 @@ def decode_in_slot(
         good = core.decode_huffman(data, out, bits)
     elif method == Method.REGISTER:
         good = core.decode_register(data, out, bits)
+    elif method == Method.BUCKETS:
+        good = core.decode_buckets(data, out, bits, *geometry)
     elif method == Method.ADAPTIVE:
         good = core.decode_adaptive(data, out, bits, geometry.row_length, geometry.kernel, slot, state.native)
     else:

@@ -16,7 +16,7 @@ from tersor.container.sinks import Discard, Sink
 from tersor.errors import CorruptFileError
 from tersor.layers import Geometry, geometry
 
-_STATELESS = (Method.RAW, Method.RANS, Method.HUFFMAN, Method.REGISTER, METHOD_SHARED)
+_STATELESS = (Method.RAW, Method.RANS, Method.HUFFMAN, Method.REGISTER, Method.BUCKETS, Method.FLOATS, METHOD_SHARED)
 
 
 @dataclass(frozen=True)
