@@ -55,6 +55,44 @@ def coder_seeds(encode: Callable[[np.ndarray, int], bytes]) -> Iterator[bytes]:
                 yield head + encode(symbols(kind, bits, count, spread), bits)
 
 
+def shaped(rows: int, channels: int, kernel: int) -> bytes:
+    """The bytes that `matrix_shape` of input.hpp reads."""
+    return bytes([kernel - 1]) + little(channels - 1, 2) + little(rows - 1, 2)
+
+
+def register_seeds() -> Iterator[bytes]:
+    """Few symbols, with and without an escape."""
+    for kind, bits, spread in (("u1", 1, 0.2), ("u1", 8, 0.02), ("i1", 4, 0.1), ("i1", 8, 0.0)):
+        for count in (1, 200, 9000):
+            head = bytes([bits - 1 + (8 if kind == "i1" else 0)]) + little(count - 1, 2)
+            yield head + core.encode_register(symbols(kind, bits, count, spread), bits)
+
+
+def bucket_seeds() -> Iterator[bytes]:
+    """Rows and columns of different scales."""
+    for kind, bits, rows, channels, kernel in (("i1", 6, 60, 40, 1), ("i2", 10, 40, 10, 9), ("u1", 8, 50, 80, 1)):
+        scale = np.geomspace(0.02, 1, rows)[:, None] * np.geomspace(0.2, 1, channels * kernel)
+        values = symbols(kind, bits, rows * channels * kernel, 0.03 if bits == 10 else 0.2).astype(np.int64).reshape(rows, -1)
+        middle = 1 << bits - 1 if kind == "u1" else 0
+        scaled = np.round((values - middle) * scale).astype(np.int64) + middle
+        blob = core.encode_buckets(scaled.astype(kind).reshape(-1), bits, rows, channels, kernel, 1 << 62)
+        yield storage(kind, bits) + shaped(rows, channels, kernel) + blob
+
+
+def float_seeds() -> Iterator[bytes]:
+    """Weights of every width, some rows narrower than their dtype."""
+    rows, columns = 60, 70
+    values = np.random.default_rng(1).normal(0, 0.05, (rows, columns))
+    values[::3] = values[::3].astype(np.float16)
+    bfloat16 = (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    every = [bfloat16, values.astype(np.float16), values.astype(np.float32), values]
+    for words in every:
+        for small in (False, True):
+            flat = words.view(f"u{words.itemsize}").reshape(-1)
+            head = bytes([{2: 0, 4: 1, 8: 2}[words.itemsize], small]) + shaped(rows, columns, 1)
+            yield head + core.encode_floats(flat, rows, columns, 1, small)
+
+
 def adaptive_seeds() -> Iterator[bytes]:
     """Two streams, the second with the state that the first left."""
     for kind, bits, count in _CASES:
@@ -94,6 +132,8 @@ def plane_seeds() -> Iterator[bytes]:
 
 SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "adaptive": adaptive_seeds,
+    "bucket_rans": bucket_seeds,
+    "floats": float_seeds,
     "frequency_table": table_seeds,
     "hashes": lambda: iter([little(100, 2) + bytes([31]) + bytes(range(256))]),
     "huffman": lambda: coder_seeds(core.encode_huffman),
@@ -101,6 +141,7 @@ SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "packed_bits": lambda: coder_seeds(core.encode_packed),
     "planes": plane_seeds,
     "rans": lambda: coder_seeds(core.encode_rans),
+    "register_rans": register_seeds,
     "text": text_seeds,
 }
 
@@ -112,7 +153,7 @@ def main() -> None:
         folder = CORPUS / target
         folder.mkdir(parents=True)
         for number, seed in enumerate(seeds()):
-            if len(seed) <= 16_384:
+            if len(seed) <= 40_000:
                 (folder / f"{number:02}").write_bytes(seed)
 
 
