@@ -72,7 +72,8 @@ def bucket_seeds() -> Iterator[bytes]:
     """Rows and columns of different scales."""
     for kind, bits, rows, channels, kernel in (("i1", 6, 60, 40, 1), ("i2", 10, 40, 10, 9), ("u1", 8, 50, 80, 1)):
         scale = np.geomspace(0.02, 1, rows)[:, None] * np.geomspace(0.2, 1, channels * kernel)
-        values = symbols(kind, bits, rows * channels * kernel, 0.03 if bits == 10 else 0.2).astype(np.int64).reshape(rows, -1)
+        spread = 0.03 if bits == 10 else 0.2  # an alphabet of 256 at most
+        values = symbols(kind, bits, rows * channels * kernel, spread).astype(np.int64).reshape(rows, -1)
         middle = 1 << bits - 1 if kind == "u1" else 0
         scaled = np.round((values - middle) * scale).astype(np.int64) + middle
         blob = core.encode_buckets(scaled.astype(kind).reshape(-1), bits, rows, channels, kernel, 1 << 62)
