@@ -48,9 +48,10 @@ constexpr ExpandTable kExpandLow(0);
 constexpr ExpandTable kExpandHigh(8);  // for the upper half of a shuffle of 16 bytes
 
 TERSOR_AVX2 inline __m128i load_halves(const void* low, const void* high) {
-    const __m128i first = _mm_loadl_epi64(static_cast<const __m128i*>(low));
-    return _mm_castpd_si128(
-        _mm_loadh_pd(_mm_castsi128_pd(first), static_cast<const double*>(high)));
+    std::array<long long, 2> halves;
+    std::memcpy(&halves[0], low, 8);
+    std::memcpy(&halves[1], high, 8);
+    return _mm_set_epi64x(halves[1], halves[0]);
 }
 
 // The next bytes in the places of the lanes that need one; others hold anything.

@@ -51,9 +51,11 @@ constexpr CompressTable kCompressLow(0);
 constexpr CompressTable kCompressHigh(8);  // for the upper half of a shuffle of 16 bytes
 
 TERSOR_AVX2 inline __m128i load_halves(const std::uint64_t* low, const std::uint64_t* high) {
-    const __m128i first = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(low));
-    return _mm_castpd_si128(
-        _mm_loadh_pd(_mm_castsi128_pd(first), reinterpret_cast<const double*>(high)));
+    return _mm_set_epi64x(static_cast<long long>(*high), static_cast<long long>(*low));
+}
+
+TERSOR_AVX2 inline void store8(std::uint8_t* to, long long bytes) {
+    std::memcpy(to, &bytes, sizeof(bytes));
 }
 
 // Writes the bytes of the lanes in `mask` before `out`, the last lane's last. What is written
@@ -63,15 +65,15 @@ TERSOR_AVX2 inline std::uint8_t* give_bytes(std::uint8_t* out, __m256i bytes, st
         load_halves(kCompressLow.order + (mask >> 16 & 0xff), kCompressHigh.order + (mask >> 24)),
         load_halves(kCompressLow.order + (mask & 0xff), kCompressHigh.order + (mask >> 8 & 0xff)));
     const __m256i packed = _mm256_shuffle_epi8(bytes, order);
-    const __m128d low = _mm_castsi128_pd(_mm256_castsi256_si128(packed));
-    const __m128d high = _mm_castsi128_pd(_mm256_extracti128_si256(packed, 1));
+    const __m128i low = _mm256_castsi256_si128(packed);
+    const __m128i high = _mm256_extracti128_si256(packed, 1);
     std::uint8_t* const third = out - __builtin_popcount(mask & 0xff000000);
     std::uint8_t* const second = out - __builtin_popcount(mask & 0xffff0000);
     std::uint8_t* const first = out - __builtin_popcount(mask & 0xffffff00);
-    _mm_storeh_pd(reinterpret_cast<double*>(out - 8), high);
-    _mm_storel_pd(reinterpret_cast<double*>(third - 8), high);
-    _mm_storeh_pd(reinterpret_cast<double*>(second - 8), low);
-    _mm_storel_pd(reinterpret_cast<double*>(first - 8), low);
+    store8(out - 8, _mm_extract_epi64(high, 1));
+    store8(third - 8, _mm_cvtsi128_si64(high));
+    store8(second - 8, _mm_extract_epi64(low, 1));
+    store8(first - 8, _mm_cvtsi128_si64(low));
     return out - __builtin_popcount(mask);
 }
 
