@@ -8,7 +8,9 @@
 // GCC 12 takes the undefined vectors within its own AVX-512 intrinsics for mistakes.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
+#if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 #define TERSOR_AVX2 __attribute__((target("avx2,bmi2,popcnt")))
