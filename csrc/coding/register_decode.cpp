@@ -26,7 +26,7 @@ std::size_t decode_scalar(const RegisterLookup& lookup, RegisterStates& states,
                           std::size_t groups) {
     std::size_t group = 0;
     for (; group < groups && next <= limit; ++group) {
-        decode_register_lanes(lookup, states, next, out + group * kRegisterLanes, kRegisterLanes);
+        decode_register_lanes(lookup, states, next, out + group * states.lanes, states.lanes);
     }
     return group;
 }
@@ -147,12 +147,11 @@ struct Kernel {
     }
 };
 
-template <bool kWide>
+template <bool kWide, unsigned kVectors>
 TERSOR_AVX2 std::size_t decode_avx2(const RegisterLookup& lookup, RegisterStates& states,
                                     const std::uint8_t*& next, const std::uint8_t* limit,
                                     std::uint8_t* out, std::size_t groups) {
     const Kernel<kWide> kernel(lookup);
-    constexpr unsigned kVectors = kRegisterLanes / 32;
     __m256i low[kVectors];
     __m256i high[kVectors];
     for (unsigned v = 0; v < kVectors; ++v) {
@@ -162,7 +161,7 @@ TERSOR_AVX2 std::size_t decode_avx2(const RegisterLookup& lookup, RegisterStates
     const std::uint8_t* from = next;
     std::size_t group = 0;
     for (; group < groups && from <= limit; ++group) {
-        __m256i* const to = reinterpret_cast<__m256i*>(out + group * kRegisterLanes);
+        __m256i* const to = reinterpret_cast<__m256i*>(out + group * 32 * kVectors);
 #pragma GCC unroll 8
         for (unsigned v = 0; v < kVectors; ++v) {
             _mm256_storeu_si256(to + v, kernel.step(low[v], high[v], from));
@@ -255,29 +254,55 @@ struct Kernel512 {
     }
 };
 
-template <unsigned kShift>
+template <unsigned kShift, unsigned kVectors>
 TERSOR_AVX512 std::size_t decode_avx512(const RegisterLookup& lookup, RegisterStates& states,
                                         const std::uint8_t*& next, const std::uint8_t* limit,
                                         std::uint8_t* out, std::size_t groups) {
     const Kernel512<kShift> kernel(lookup);
-    static_assert(kRegisterLanes == 2 * 64);
-    __m512i low_a = _mm512_loadu_si512(states.low.data());
-    __m512i low_b = _mm512_loadu_si512(states.low.data() + 64);
-    __m512i high_a = _mm512_loadu_si512(states.high.data());
-    __m512i high_b = _mm512_loadu_si512(states.high.data() + 64);
+    __m512i low[kVectors];
+    __m512i high[kVectors];
+    for (unsigned v = 0; v < kVectors; ++v) {
+        low[v] = _mm512_loadu_si512(states.low.data() + 64 * v);
+        high[v] = _mm512_loadu_si512(states.high.data() + 64 * v);
+    }
     const std::uint8_t* from = next;
     std::size_t group = 0;
     for (; group < groups && from <= limit; ++group) {
-        std::uint8_t* const to = out + group * kRegisterLanes;
-        _mm512_storeu_si512(to, kernel.step(low_a, high_a, from));
-        _mm512_storeu_si512(to + 64, kernel.step(low_b, high_b, from));
+        for (unsigned v = 0; v < kVectors; ++v) {
+            const __m512i symbols = kernel.step(low[v], high[v], from);
+            _mm512_storeu_si512(out + 64 * (group * kVectors + v), symbols);
+        }
     }
-    _mm512_storeu_si512(states.low.data(), low_a);
-    _mm512_storeu_si512(states.low.data() + 64, low_b);
-    _mm512_storeu_si512(states.high.data(), high_a);
-    _mm512_storeu_si512(states.high.data() + 64, high_b);
+    for (unsigned v = 0; v < kVectors; ++v) {
+        _mm512_storeu_si512(states.low.data() + 64 * v, low[v]);
+        _mm512_storeu_si512(states.high.data() + 64 * v, high[v]);
+    }
     next = from;
     return group;
+}
+
+using Decode = decltype(&decode_avx2<false, 1>);
+
+Decode choose_avx2(bool wide, unsigned lanes) {
+    switch (lanes) {
+        case 32:
+            return wide ? decode_avx2<true, 1> : decode_avx2<false, 1>;
+        case 64:
+            return wide ? decode_avx2<true, 2> : decode_avx2<false, 2>;
+        default:
+            return wide ? decode_avx2<true, 4> : decode_avx2<false, 4>;
+    }
+}
+
+Decode choose_avx512(bool wide, unsigned lanes) {
+    switch (lanes) {
+        case 32:
+            return choose_avx2(wide, lanes);
+        case 64:
+            return wide ? decode_avx512<3, 1> : decode_avx512<4, 1>;
+        default:
+            return wide ? decode_avx512<3, 2> : decode_avx512<4, 2>;
+    }
 }
 
 #endif
@@ -288,13 +313,12 @@ std::size_t decode_register_groups(const RegisterLookup& lookup, RegisterStates&
                                    const std::uint8_t*& next, const std::uint8_t* limit,
                                    std::uint8_t* out, std::size_t groups) {
 #if defined(TERSOR_AVX2)
+    const bool wide = lookup.buckets == 32;
     if (active_isa() >= Isa::avx512) {
-        const auto decode = lookup.buckets == 16 ? decode_avx512<4> : decode_avx512<3>;
-        return decode(lookup, states, next, limit, out, groups);
+        return choose_avx512(wide, states.lanes)(lookup, states, next, limit, out, groups);
     }
     if (active_isa() >= Isa::avx2) {
-        const auto decode = lookup.buckets == 16 ? decode_avx2<false> : decode_avx2<true>;
-        return decode(lookup, states, next, limit, out, groups);
+        return choose_avx2(wide, states.lanes)(lookup, states, next, limit, out, groups);
     }
 #endif
     return decode_scalar(lookup, states, next, limit, out, groups);

@@ -10,7 +10,7 @@
 
 namespace tersor {
 
-// Decodes up to `groups` groups of kRegisterLanes symbols, while next <= limit, behind which
+// Decodes up to `groups` groups of a symbol of each lane, while next <= limit, behind which
 // kRegisterLanes bytes must be readable; returns how many.
 std::size_t decode_register_groups(const RegisterLookup& lookup, RegisterStates& states,
                                    const std::uint8_t*& next, const std::uint8_t* limit,

@@ -192,10 +192,9 @@ constexpr std::size_t kPiece = 32 * kRegisterLanes;  // whose ids are looked up 
 #if defined(TERSOR_AVX2)
 
 // Whole groups, the last one first.
-template <bool kWide>
+template <bool kWide, unsigned kVectors>
 TERSOR_AVX2 std::uint8_t* encode_avx2(const RegisterEncodeTable& table, RegisterStates& states,
                                       std::span<const std::uint8_t> symbols, std::uint8_t* out) {
-    constexpr unsigned kVectors = kRegisterLanes / 32;
     alignas(32) std::array<std::uint8_t, kPiece> ids;
     __m256i low[kVectors];
     __m256i high[kVectors];
@@ -206,8 +205,8 @@ TERSOR_AVX2 std::uint8_t* encode_avx2(const RegisterEncodeTable& table, Register
     for (std::size_t end = symbols.size(); end > 0;) {
         const std::size_t begin = end - std::min(end, kPiece);
         find_ids(table, symbols.subspan(begin, end - begin), ids.data());
-        for (std::size_t i = end - begin; i > 0; i -= kRegisterLanes) {
-            const auto* group = reinterpret_cast<const __m256i*>(&ids[i - kRegisterLanes]);
+        for (std::size_t i = end - begin; i > 0; i -= 32 * kVectors) {
+            const auto* group = reinterpret_cast<const __m256i*>(&ids[i - 32 * kVectors]);
 #pragma GCC unroll 4
             for (unsigned n = 1; n <= kVectors; ++n) {
                 const unsigned v = kVectors - n;
@@ -221,6 +220,19 @@ TERSOR_AVX2 std::uint8_t* encode_avx2(const RegisterEncodeTable& table, Register
         _mm256_store_si256(reinterpret_cast<__m256i*>(states.high.data()) + v, high[v]);
     }
     return out;
+}
+
+using Encode = decltype(&encode_avx2<false, 1>);
+
+Encode choose_avx2(bool wide, unsigned lanes) {
+    switch (lanes) {
+        case 32:
+            return wide ? encode_avx2<true, 1> : encode_avx2<false, 1>;
+        case 64:
+            return wide ? encode_avx2<true, 2> : encode_avx2<false, 2>;
+        default:
+            return wide ? encode_avx2<true, 4> : encode_avx2<false, 4>;
+    }
 }
 
 #endif
@@ -290,18 +302,16 @@ void collect_escapes(const RegisterEncodeTable& table, std::span<const std::uint
 
 std::uint8_t* encode_register_lanes(const RegisterEncodeTable& table, RegisterStates& states,
                                     std::span<const std::uint8_t> symbols, std::uint8_t* end) {
-    const std::size_t whole = symbols.size() / kRegisterLanes * kRegisterLanes;
+    const std::size_t whole = symbols.size() / states.lanes * states.lanes;
     std::uint8_t* out = encode_scalar(table, states, symbols.subspan(whole), end);
 #if defined(TERSOR_AVX2)
     if (active_isa() >= Isa::avx2) {
         const bool wide = table.frequencies[16] > 0;
-        const auto encode = wide ? encode_avx2<true> : encode_avx2<false>;
-        return encode(table, states, symbols.first(whole), out);
+        return choose_avx2(wide, states.lanes)(table, states, symbols.first(whole), out);
     }
 #endif
-    for (std::size_t i = whole; i > 0; i -= kRegisterLanes) {
-        out =
-            encode_scalar(table, states, symbols.subspan(i - kRegisterLanes, kRegisterLanes), out);
+    for (std::size_t i = whole; i > 0; i -= states.lanes) {
+        out = encode_scalar(table, states, symbols.subspan(i - states.lanes, states.lanes), out);
     }
     return out;
 }

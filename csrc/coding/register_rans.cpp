@@ -69,11 +69,12 @@ Bytes register_encode(std::span<const std::uint8_t> symbols, SymbolKind kind,
     const std::unique_ptr<std::uint8_t[]> buffer(new std::uint8_t[capacity]);
     std::uint8_t* const end = buffer.get() + capacity;
     RegisterStates states;
+    states.lanes = register_lanes(symbols.size());
     states.high.fill(1);
     const std::uint8_t* const begin = encode_register_lanes(table, states, symbols, end);
-    blob.reserve(blob.size() + 2 * kRegisterLanes + static_cast<std::size_t>(end - begin));
-    blob.insert(blob.end(), states.low.begin(), states.low.end());
-    blob.insert(blob.end(), states.high.begin(), states.high.end());
+    blob.reserve(blob.size() + 2 * states.lanes + static_cast<std::size_t>(end - begin));
+    blob.insert(blob.end(), states.low.begin(), states.low.begin() + states.lanes);
+    blob.insert(blob.end(), states.high.begin(), states.high.begin() + states.lanes);
     blob.insert(blob.end(), begin, static_cast<const std::uint8_t*>(end));
     return blob;
 }
@@ -112,15 +113,17 @@ bool RegisterDecoder::open(ByteView blob, std::size_t count, SymbolKind kind) {
         placeholder_ = from_index<std::uint8_t>(table.symbols[table.escape_id()], kind);
         if (!open_escapes(blob, count, kind)) return false;
     }
-    if (blob.size() < 2 * kRegisterLanes) return false;
-    for (unsigned lane = 0; lane < kRegisterLanes; ++lane) {
+    const unsigned lanes = register_lanes(count);
+    if (blob.size() < 2 * lanes) return false;
+    states_.lanes = lanes;
+    for (unsigned lane = 0; lane < lanes; ++lane) {
         states_.low[lane] = blob[lane];
-        states_.high[lane] = blob[kRegisterLanes + lane];
+        states_.high[lane] = blob[lanes + lane];
         if (states_.high[lane] == 0) return false;
     }
     lookup_ = make_lookup(table, kind);
     left_ = count;
-    next_ = blob.data() + 2 * kRegisterLanes;
+    next_ = blob.data() + 2 * lanes;
     end_ = blob.data() + blob.size();
     in_tail_ = false;
     good_ = true;
@@ -139,9 +142,10 @@ void RegisterDecoder::enter_tail() {
 }
 
 bool RegisterDecoder::decode_piece(std::span<std::uint8_t> out) {
-    constexpr std::ptrdiff_t kGroupBytes = kRegisterLanes;  // a group takes no more
-    const std::size_t groups = out.size() / kRegisterLanes;
-    const unsigned remainder = static_cast<unsigned>(out.size() % kRegisterLanes);
+    constexpr std::ptrdiff_t kGroupBytes = kRegisterLanes;  // a group loads no more
+    const unsigned lanes = states_.lanes;
+    const std::size_t groups = out.size() / lanes;
+    const unsigned remainder = static_cast<unsigned>(out.size() % lanes);
     std::size_t done = 0;
     if (!in_tail_ && end_ - next_ >= kGroupBytes) {
         done =
@@ -149,11 +153,11 @@ bool RegisterDecoder::decode_piece(std::span<std::uint8_t> out) {
     }
     if (!in_tail_ && end_ - next_ < kGroupBytes) enter_tail();
     if (in_tail_) {
-        done += decode_register_groups(lookup_, states_, next_, end_,
-                                       out.data() + done * kRegisterLanes, groups - done);
+        done += decode_register_groups(lookup_, states_, next_, end_, out.data() + done * lanes,
+                                       groups - done);
         if (done < groups || next_ > end_) return false;
     }
-    std::uint8_t* const rest = out.data() + groups * kRegisterLanes;
+    std::uint8_t* const rest = out.data() + groups * lanes;
     decode_register_lanes(lookup_, states_, next_, rest, remainder);
     if (next_ > end_) return false;
     return escapes_.empty() || patch_escapes(out, placeholder_, next_escape_, end_of_escapes_);
@@ -173,7 +177,7 @@ bool RegisterDecoder::decode(std::span<std::uint8_t> out) {
 
 bool RegisterDecoder::finished() const noexcept {
     if (!good_ || left_ > 0 || next_ != end_ || next_escape_ != end_of_escapes_) return false;
-    for (unsigned lane = 0; lane < kRegisterLanes; ++lane) {
+    for (unsigned lane = 0; lane < states_.lanes; ++lane) {
         if (states_.low[lane] != 0 || states_.high[lane] != 1) return false;
     }
     return true;
