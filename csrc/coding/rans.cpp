@@ -15,7 +15,8 @@ RansPlan plan_rans(std::span<const std::uint64_t> counts, SymbolKind kind) {
     for (const std::uint64_t c : counted.counts) total += c;
     plan.cost =
         table_cost(plan.table, counted.counts, kind) + (total * plan.table.alphabet.split << 16);
-    if (plan.table.scale_bits > 0) plan.cost += std::uint64_t{32} * rans_lanes(total) << 16;
+    // A state takes 32 bits and stands for 8 bits of the symbols, on average.
+    if (plan.table.scale_bits > 0) plan.cost += std::uint64_t{24} * rans_lanes(total) << 16;
     return plan;
 }
 

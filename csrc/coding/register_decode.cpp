@@ -1,12 +1,16 @@
 #include "coding/register_decode.hpp"
 
+#include <cstring>
+
 #include "cpu.hpp"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 // GCC 12 takes the undefined vectors within its own AVX-512 intrinsics for mistakes.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
+#if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 #define TERSOR_AVX2 __attribute__((target("avx2,bmi2,popcnt")))
@@ -22,7 +26,7 @@ std::size_t decode_scalar(const RegisterLookup& lookup, RegisterStates& states,
                           std::size_t groups) {
     std::size_t group = 0;
     for (; group < groups && next <= limit; ++group) {
-        decode_register_lanes(lookup, states, next, out + group * kRegisterLanes, kRegisterLanes);
+        decode_register_lanes(lookup, states, next, out + group * states.lanes, states.lanes);
     }
     return group;
 }
@@ -46,9 +50,10 @@ constexpr ExpandTable kExpandLow(0);
 constexpr ExpandTable kExpandHigh(8);  // for the upper half of a shuffle of 16 bytes
 
 TERSOR_AVX2 inline __m128i load_halves(const void* low, const void* high) {
-    const __m128i first = _mm_loadl_epi64(static_cast<const __m128i*>(low));
-    return _mm_castpd_si128(
-        _mm_loadh_pd(_mm_castsi128_pd(first), static_cast<const double*>(high)));
+    std::array<long long, 2> halves;
+    std::memcpy(&halves[0], low, 8);
+    std::memcpy(&halves[1], high, 8);
+    return _mm_set_epi64x(halves[1], halves[0]);
 }
 
 // The next bytes in the places of the lanes that need one; others hold anything.
@@ -142,12 +147,11 @@ struct Kernel {
     }
 };
 
-template <bool kWide>
+template <bool kWide, unsigned kVectors>
 TERSOR_AVX2 std::size_t decode_avx2(const RegisterLookup& lookup, RegisterStates& states,
                                     const std::uint8_t*& next, const std::uint8_t* limit,
                                     std::uint8_t* out, std::size_t groups) {
     const Kernel<kWide> kernel(lookup);
-    constexpr unsigned kVectors = kRegisterLanes / 32;
     __m256i low[kVectors];
     __m256i high[kVectors];
     for (unsigned v = 0; v < kVectors; ++v) {
@@ -157,7 +161,7 @@ TERSOR_AVX2 std::size_t decode_avx2(const RegisterLookup& lookup, RegisterStates
     const std::uint8_t* from = next;
     std::size_t group = 0;
     for (; group < groups && from <= limit; ++group) {
-        __m256i* const to = reinterpret_cast<__m256i*>(out + group * kRegisterLanes);
+        __m256i* const to = reinterpret_cast<__m256i*>(out + group * 32 * kVectors);
 #pragma GCC unroll 8
         for (unsigned v = 0; v < kVectors; ++v) {
             _mm256_storeu_si256(to + v, kernel.step(low[v], high[v], from));
@@ -169,6 +173,32 @@ TERSOR_AVX2 std::size_t decode_avx2(const RegisterLookup& lookup, RegisterStates
     }
     next = from;
     return group;
+}
+
+// Groups that hold no placeholder are the rule; the others are patched without further branches,
+// which would be coin tosses.
+TERSOR_AVX2 std::size_t patch_avx2(std::span<std::uint8_t> symbols, std::uint8_t placeholder,
+                                   const std::uint8_t*& next, const std::uint8_t* end) {
+    const __m256i wanted = _mm256_set1_epi8(static_cast<char>(placeholder));
+    constexpr unsigned kVectors = kRegisterLanes / 32;
+    std::size_t i = 0;
+    for (; i + kRegisterLanes <= symbols.size() && next <= end; i += kRegisterLanes) {
+        __m256i* const group = reinterpret_cast<__m256i*>(symbols.data() + i);
+        __m256i found[kVectors];
+        for (unsigned v = 0; v < kVectors; ++v) {
+            found[v] = _mm256_cmpeq_epi8(_mm256_loadu_si256(group + v), wanted);
+        }
+        const __m256i any = _mm256_or_si256(_mm256_or_si256(found[0], found[1]),
+                                            _mm256_or_si256(found[2], found[3]));
+        if (_mm256_testz_si256(any, any)) continue;
+        for (unsigned v = 0; v < kVectors; ++v) {
+            const auto mask = static_cast<std::uint32_t>(_mm256_movemask_epi8(found[v]));
+            const __m256i escapes = expand_bytes(mask, next);
+            const __m256i old = _mm256_loadu_si256(group + v);
+            _mm256_storeu_si256(group + v, _mm256_blendv_epi8(old, escapes, found[v]));
+        }
+    }
+    return i;
 }
 
 // The steps of the AVX2 kernel with byte permutes for the tables, masks for the
@@ -224,29 +254,55 @@ struct Kernel512 {
     }
 };
 
-template <unsigned kShift>
+template <unsigned kShift, unsigned kVectors>
 TERSOR_AVX512 std::size_t decode_avx512(const RegisterLookup& lookup, RegisterStates& states,
                                         const std::uint8_t*& next, const std::uint8_t* limit,
                                         std::uint8_t* out, std::size_t groups) {
     const Kernel512<kShift> kernel(lookup);
-    static_assert(kRegisterLanes == 2 * 64);
-    __m512i low_a = _mm512_loadu_si512(states.low.data());
-    __m512i low_b = _mm512_loadu_si512(states.low.data() + 64);
-    __m512i high_a = _mm512_loadu_si512(states.high.data());
-    __m512i high_b = _mm512_loadu_si512(states.high.data() + 64);
+    __m512i low[kVectors];
+    __m512i high[kVectors];
+    for (unsigned v = 0; v < kVectors; ++v) {
+        low[v] = _mm512_loadu_si512(states.low.data() + 64 * v);
+        high[v] = _mm512_loadu_si512(states.high.data() + 64 * v);
+    }
     const std::uint8_t* from = next;
     std::size_t group = 0;
     for (; group < groups && from <= limit; ++group) {
-        std::uint8_t* const to = out + group * kRegisterLanes;
-        _mm512_storeu_si512(to, kernel.step(low_a, high_a, from));
-        _mm512_storeu_si512(to + 64, kernel.step(low_b, high_b, from));
+        for (unsigned v = 0; v < kVectors; ++v) {
+            const __m512i symbols = kernel.step(low[v], high[v], from);
+            _mm512_storeu_si512(out + 64 * (group * kVectors + v), symbols);
+        }
     }
-    _mm512_storeu_si512(states.low.data(), low_a);
-    _mm512_storeu_si512(states.low.data() + 64, low_b);
-    _mm512_storeu_si512(states.high.data(), high_a);
-    _mm512_storeu_si512(states.high.data() + 64, high_b);
+    for (unsigned v = 0; v < kVectors; ++v) {
+        _mm512_storeu_si512(states.low.data() + 64 * v, low[v]);
+        _mm512_storeu_si512(states.high.data() + 64 * v, high[v]);
+    }
     next = from;
     return group;
+}
+
+using Decode = decltype(&decode_avx2<false, 1>);
+
+Decode choose_avx2(bool wide, unsigned lanes) {
+    switch (lanes) {
+        case 32:
+            return wide ? decode_avx2<true, 1> : decode_avx2<false, 1>;
+        case 64:
+            return wide ? decode_avx2<true, 2> : decode_avx2<false, 2>;
+        default:
+            return wide ? decode_avx2<true, 4> : decode_avx2<false, 4>;
+    }
+}
+
+Decode choose_avx512(bool wide, unsigned lanes) {
+    switch (lanes) {
+        case 32:
+            return choose_avx2(wide, lanes);
+        case 64:
+            return wide ? decode_avx512<3, 1> : decode_avx512<4, 1>;
+        default:
+            return wide ? decode_avx512<3, 2> : decode_avx512<4, 2>;
+    }
 }
 
 #endif
@@ -257,16 +313,34 @@ std::size_t decode_register_groups(const RegisterLookup& lookup, RegisterStates&
                                    const std::uint8_t*& next, const std::uint8_t* limit,
                                    std::uint8_t* out, std::size_t groups) {
 #if defined(TERSOR_AVX2)
+    const bool wide = lookup.buckets == 32;
     if (active_isa() >= Isa::avx512) {
-        const auto decode = lookup.buckets == 16 ? decode_avx512<4> : decode_avx512<3>;
-        return decode(lookup, states, next, limit, out, groups);
+        return choose_avx512(wide, states.lanes)(lookup, states, next, limit, out, groups);
     }
     if (active_isa() >= Isa::avx2) {
-        const auto decode = lookup.buckets == 16 ? decode_avx2<false> : decode_avx2<true>;
-        return decode(lookup, states, next, limit, out, groups);
+        return choose_avx2(wide, states.lanes)(lookup, states, next, limit, out, groups);
     }
 #endif
     return decode_scalar(lookup, states, next, limit, out, groups);
+}
+
+bool patch_escapes(std::span<std::uint8_t> symbols, std::uint8_t placeholder,
+                   const std::uint8_t*& next, const std::uint8_t* end) {
+#if defined(TERSOR_AVX2)
+    if (active_isa() >= Isa::avx2) {
+        symbols = symbols.subspan(patch_avx2(symbols, placeholder, next, end));
+    }
+#endif
+    std::uint8_t* at = symbols.data();
+    const auto left = [&] {
+        return symbols.size() - static_cast<std::size_t>(at - symbols.data());
+    };
+    void* found;
+    while (next <= end && (found = std::memchr(at, placeholder, left())) != nullptr) {
+        at = static_cast<std::uint8_t*>(found);
+        *at++ = *next++;
+    }
+    return next <= end;
 }
 
 void decode_register_lanes(const RegisterLookup& lookup, RegisterStates& states,

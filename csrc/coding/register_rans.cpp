@@ -20,21 +20,11 @@ void append_le32(Bytes& blob, std::uint64_t value) {
 }
 
 void append_escapes(Bytes& blob, std::span<const std::uint8_t> symbols, SymbolKind kind,
-                    const RegisterPlan& plan) {
-    std::array<bool, 256> is_rare;
-    is_rare.fill(true);
-    for (unsigned id = 0; id < plan.table.escape_id(); ++id) {
-        is_rare[from_index<std::uint8_t>(plan.table.symbols[id], kind)] = false;
-    }
-    std::vector<std::uint8_t> rare(static_cast<std::size_t>(plan.escaped) + 1);
-    std::size_t found = 0;
-    for (const std::uint8_t symbol : symbols) {
-        rare[found] = symbol;
-        found += is_rare[symbol];
-    }
-    const std::span<const std::uint8_t> all(rare.data(), found);
-    const Bytes stream = rans_encode(all, kind);
-    append_le32(blob, found);
+                    const RegisterEncodeTable& table, std::size_t count) {
+    std::vector<std::uint8_t> escapes(count);
+    collect_escapes(table, symbols, escapes.data());
+    const Bytes stream = rans_encode(std::span<const std::uint8_t>(escapes), kind);
+    append_le32(blob, count);
     append_le32(blob, stream.size());
     blob.insert(blob.end(), stream.begin(), stream.end());
 }
@@ -73,17 +63,18 @@ Bytes register_encode(std::span<const std::uint8_t> symbols, SymbolKind kind,
                       const RegisterPlan& plan) {
     Bytes blob;
     write_register_table(blob, plan.table);
-    if (plan.table.escape) append_escapes(blob, symbols, kind, plan);
+    const RegisterEncodeTable table = make_encode_table(plan.table, kind);
+    if (plan.table.escape) append_escapes(blob, symbols, kind, table, plan.escaped);
     const std::size_t capacity = symbols.size() + kEncodeSlack;
     const std::unique_ptr<std::uint8_t[]> buffer(new std::uint8_t[capacity]);
     std::uint8_t* const end = buffer.get() + capacity;
     RegisterStates states;
+    states.lanes = register_lanes(symbols.size());
     states.high.fill(1);
-    const RegisterEncodeTable table = make_encode_table(plan.table, kind);
     const std::uint8_t* const begin = encode_register_lanes(table, states, symbols, end);
-    blob.reserve(blob.size() + 2 * kRegisterLanes + static_cast<std::size_t>(end - begin));
-    blob.insert(blob.end(), states.low.begin(), states.low.end());
-    blob.insert(blob.end(), states.high.begin(), states.high.end());
+    blob.reserve(blob.size() + 2 * states.lanes + static_cast<std::size_t>(end - begin));
+    blob.insert(blob.end(), states.low.begin(), states.low.begin() + states.lanes);
+    blob.insert(blob.end(), states.high.begin(), states.high.begin() + states.lanes);
     blob.insert(blob.end(), begin, static_cast<const std::uint8_t*>(end));
     return blob;
 }
@@ -104,8 +95,10 @@ bool RegisterDecoder::open_escapes(ByteView& in, std::size_t count, SymbolKind k
     const std::size_t size = load_le32(in.data() + 4);
     in = in.subspan(8);
     if (escaped == 0 || escaped > count || size > in.size()) return false;
-    escapes_.resize(escaped);
-    if (!rans_decode(in.first(size), std::span(escapes_), kind)) return false;
+    escapes_.assign(escaped + kEscapeSlack, 0);
+    if (!rans_decode(in.first(size), std::span(escapes_).first(escaped), kind)) return false;
+    next_escape_ = escapes_.data();
+    end_of_escapes_ = next_escape_ + escaped;
     in = in.subspan(size);
     return true;
 }
@@ -115,20 +108,22 @@ bool RegisterDecoder::open(ByteView blob, std::size_t count, SymbolKind kind) {
     RegisterTable table;
     if (count == 0 || !read_register_table(blob, kind, table)) return false;
     escapes_.clear();
-    used_escapes_ = 0;
+    next_escape_ = end_of_escapes_ = nullptr;
     if (table.escape) {
         placeholder_ = from_index<std::uint8_t>(table.symbols[table.escape_id()], kind);
         if (!open_escapes(blob, count, kind)) return false;
     }
-    if (blob.size() < 2 * kRegisterLanes) return false;
-    for (unsigned lane = 0; lane < kRegisterLanes; ++lane) {
+    const unsigned lanes = register_lanes(count);
+    if (blob.size() < 2 * lanes) return false;
+    states_.lanes = lanes;
+    for (unsigned lane = 0; lane < lanes; ++lane) {
         states_.low[lane] = blob[lane];
-        states_.high[lane] = blob[kRegisterLanes + lane];
+        states_.high[lane] = blob[lanes + lane];
         if (states_.high[lane] == 0) return false;
     }
     lookup_ = make_lookup(table, kind);
     left_ = count;
-    next_ = blob.data() + 2 * kRegisterLanes;
+    next_ = blob.data() + 2 * lanes;
     end_ = blob.data() + blob.size();
     in_tail_ = false;
     good_ = true;
@@ -147,9 +142,10 @@ void RegisterDecoder::enter_tail() {
 }
 
 bool RegisterDecoder::decode_piece(std::span<std::uint8_t> out) {
-    constexpr std::ptrdiff_t kGroupBytes = kRegisterLanes;  // a group takes no more
-    const std::size_t groups = out.size() / kRegisterLanes;
-    const unsigned remainder = static_cast<unsigned>(out.size() % kRegisterLanes);
+    constexpr std::ptrdiff_t kGroupBytes = kRegisterLanes;  // a group loads no more
+    const unsigned lanes = states_.lanes;
+    const std::size_t groups = out.size() / lanes;
+    const unsigned remainder = static_cast<unsigned>(out.size() % lanes);
     std::size_t done = 0;
     if (!in_tail_ && end_ - next_ >= kGroupBytes) {
         done =
@@ -157,24 +153,14 @@ bool RegisterDecoder::decode_piece(std::span<std::uint8_t> out) {
     }
     if (!in_tail_ && end_ - next_ < kGroupBytes) enter_tail();
     if (in_tail_) {
-        done += decode_register_groups(lookup_, states_, next_, end_,
-                                       out.data() + done * kRegisterLanes, groups - done);
+        done += decode_register_groups(lookup_, states_, next_, end_, out.data() + done * lanes,
+                                       groups - done);
         if (done < groups || next_ > end_) return false;
     }
-    std::uint8_t* const rest = out.data() + groups * kRegisterLanes;
+    std::uint8_t* const rest = out.data() + groups * lanes;
     decode_register_lanes(lookup_, states_, next_, rest, remainder);
-    return next_ <= end_ && (escapes_.empty() || patch_escapes(out));
-}
-
-bool RegisterDecoder::patch_escapes(std::span<std::uint8_t> out) {
-    std::uint8_t* at = out.data();
-    std::uint8_t* const end = at + out.size();
-    while ((at = static_cast<std::uint8_t*>(
-                std::memchr(at, placeholder_, static_cast<std::size_t>(end - at)))) != nullptr) {
-        if (used_escapes_ == escapes_.size()) return false;
-        *at++ = escapes_[used_escapes_++];
-    }
-    return true;
+    if (next_ > end_) return false;
+    return escapes_.empty() || patch_escapes(out, placeholder_, next_escape_, end_of_escapes_);
 }
 
 bool RegisterDecoder::decode(std::span<std::uint8_t> out) {
@@ -190,8 +176,8 @@ bool RegisterDecoder::decode(std::span<std::uint8_t> out) {
 }
 
 bool RegisterDecoder::finished() const noexcept {
-    if (!good_ || left_ > 0 || next_ != end_ || used_escapes_ != escapes_.size()) return false;
-    for (unsigned lane = 0; lane < kRegisterLanes; ++lane) {
+    if (!good_ || left_ > 0 || next_ != end_ || next_escape_ != end_of_escapes_) return false;
+    for (unsigned lane = 0; lane < states_.lanes; ++lane) {
         if (states_.low[lane] != 0 || states_.high[lane] != 1) return false;
     }
     return true;

@@ -5,9 +5,9 @@
 // A blob of 8-bit symbols: a byte, ids - 1 (bits 0-4) and 0x20 if there is an escape; a byte for
 // each coded symbol, its index, ascending; a byte for each id but the last, its frequency. With an
 // escape: the number of escaped symbols, the bytes of their stream (four bytes each) and the
-// stream, a blob of rans.hpp. Then the low bytes of the 128 lanes' states, their high bytes, and
-// the bytes that lanes take whenever their states fall below 2^8. Symbol i belongs to lane i mod
-// 128; lanes take bytes in the order of their symbols.
+// stream, a blob of rans.hpp. Then the low bytes of the states of all L lanes, their high bytes,
+// and the bytes that lanes take whenever their states fall below 2^8. Symbol i belongs to lane i
+// mod L, L being a function of the count; lanes take bytes in the order of their symbols.
 #pragma once
 
 #include <array>
@@ -22,7 +22,13 @@
 
 namespace tersor {
 
+// The most lanes; their numbers are powers of two from 32 on.
 inline constexpr unsigned kRegisterLanes = 128;
+
+// Lanes of a stream of `count` symbols: each costs two bytes and buys speed.
+constexpr unsigned register_lanes(std::size_t count) noexcept {
+    return count < (1u << 15) ? 32 : count < (1u << 18) ? 64 : kRegisterLanes;
+}
 
 // Encodes at least one symbol with the table that `plan_register` made from their histogram.
 // kind.bits <= 8.
@@ -54,6 +60,7 @@ struct RegisterLookup {
 };
 
 struct RegisterStates {
+    unsigned lanes = kRegisterLanes;
     alignas(64) std::array<std::uint8_t, kRegisterLanes> low{};
     alignas(64) std::array<std::uint8_t, kRegisterLanes> high{};
 };
@@ -66,6 +73,10 @@ struct RegisterStates {
 // It refers to the bytes of `blob`, which must outlive it.
 class RegisterDecoder {
   public:
+    RegisterDecoder() = default;
+    RegisterDecoder(const RegisterDecoder&) = delete;  // it points into itself
+    RegisterDecoder& operator=(const RegisterDecoder&) = delete;
+
     // Reads the head of the blob of `count` symbols; false if it is malformed.
     [[nodiscard]] bool open(ByteView blob, std::size_t count, SymbolKind kind);
 
@@ -80,12 +91,12 @@ class RegisterDecoder {
     bool open_escapes(ByteView& in, std::size_t count, SymbolKind kind);
     bool decode_piece(std::span<std::uint8_t> out);
     void enter_tail();
-    bool patch_escapes(std::span<std::uint8_t> out);
 
     RegisterLookup lookup_;
     RegisterStates states_;
-    std::vector<std::uint8_t> escapes_;
-    std::size_t used_escapes_ = 0;
+    std::vector<std::uint8_t> escapes_;  // with zeros behind them
+    const std::uint8_t* next_escape_ = nullptr;
+    const std::uint8_t* end_of_escapes_ = nullptr;
     std::uint8_t placeholder_ = 0;
     std::size_t left_ = 0;  // symbols to decode
     const std::uint8_t* next_ = nullptr;

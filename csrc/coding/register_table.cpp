@@ -56,7 +56,7 @@ RegisterTable table_of(std::span<const std::uint8_t> ranked, std::span<const std
 // Coded length of the ids in 2^-16 bits, with the table.
 std::uint64_t cost_of_ids(const RegisterTable& table, std::span<const std::uint64_t> counts,
                           std::uint64_t escaped) {
-    std::uint64_t cost = (2ull * table.ids + 2ull * kRegisterLanes) << 19;
+    std::uint64_t cost = 0;
     std::uint64_t total = 0;
     for (unsigned id = 0; id < table.ids; ++id) {
         const bool is_escape = table.escape && id == table.escape_id();
@@ -64,7 +64,9 @@ std::uint64_t cost_of_ids(const RegisterTable& table, std::span<const std::uint6
         cost += count * ((kSlotBits << 16) - log2_fixed(table.frequencies[id]));
         total += count;
     }
-    return cost + total * state_loss(table);
+    // A state takes 16 bits and stands for 4 bits of the symbols, on average.
+    const std::uint64_t head = 16ull * table.ids + 12ull * register_lanes(total);
+    return cost + total * state_loss(table) + (head << 16);
 }
 
 // A stream of one symbol: a second one that never comes gets the least frequency.

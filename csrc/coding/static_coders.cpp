@@ -13,7 +13,7 @@ namespace {
 constexpr std::size_t kMostForHuffman = 1u << 16;
 
 // The states of many lanes do not pay in shorter streams, nor does speed.
-constexpr std::size_t kLeastForRegisters = 1u << 13;
+constexpr std::size_t kLeastForRegisters = 1u << 12;
 
 // What speed may cost: this part of the stream.
 constexpr std::uint64_t kSpeedPrice = 128;

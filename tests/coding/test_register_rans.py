@@ -50,13 +50,13 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("count", [1, 127, 128, 129, 1000, 20_000 + 77])
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 1000, 20_000 + 77, 32_768, 32_768 + 77, 262_144 + 127])
 def test_symbols_come_back_from_every_instruction_set(name, count, every_isa):
     round_trip(draw(CASES[name], count), 8, every_isa)
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("count", [5, 700])
+@pytest.mark.parametrize("count", [5, 700, 33_000])
 def test_the_bytes_are_those_of_the_twin(name, count):
     symbols = draw(CASES[name], count, seed=1)
     blob = core.encode_register(symbols, 8)
@@ -164,5 +164,5 @@ def test_truncation_and_appended_bytes_are_seen(name):
     ],
 )
 def test_bad_heads_are_refused(head):
-    blob = np.r_[np.array(head, np.uint8), np.zeros(128, np.uint8), np.ones(128, np.uint8)]
+    blob = np.r_[np.array(head, np.uint8), np.zeros(32, np.uint8), np.ones(32, np.uint8)]
     assert not core.decode_register(blob, np.zeros(200, np.uint8), 4)

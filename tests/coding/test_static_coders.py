@@ -15,7 +15,7 @@ ENCODE = {
 
 
 def is_tried(method, bits, count):
-    return method == Method.RANS or (bits <= 8 and count >= 8192 if method == Method.REGISTER else count <= 65536)
+    return method == Method.RANS or (bits <= 8 and count >= 4096 if method == Method.REGISTER else count <= 65536)
 
 
 def gaussian(count, sigma, seed=0):
@@ -37,11 +37,11 @@ def test_the_choice_is_the_smallest_or_nearly(fast, shape, dtype, bits, count):
     best = min(raw, *sizes.values())
     if number == Method.RAW:
         assert blob == b""
-        assert raw <= best * 1.001 + 2
+        assert raw <= best * 1.001 + 24
     else:
         assert blob == ENCODE[Method(number)](symbols, bits)
         assert len(blob) < raw
-        assert len(blob) <= best * (1.009 if fast else 1.001) + 2
+        assert len(blob) <= best * (1.009 if fast else 1.001) + 24  # states hold more bits, or fewer
 
 
 def test_fast_takes_the_registers_where_they_cost_little():

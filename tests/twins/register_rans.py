@@ -12,8 +12,11 @@ from tests.twins import rans
 from tests.twins.bits import Corrupt
 from tests.twins.frequency_table import log2_fixed, normalize
 
-LANES = 128
 LOW = 256
+
+
+def lane_count(count):
+    return 32 if count < 1 << 15 else 64 if count < 1 << 18 else 128
 
 
 def lowest_without_id(symbols):
@@ -55,7 +58,9 @@ def table_of(counts, proper, escaped):
         symbols.append(lowest_without_id(symbols))
         of_id.append(escaped)
     f = normalize(of_id, 8)
-    cost = (2 * len(f) + 2 * LANES << 19) + sum(of_id) * (655 * (65536 - sum(x * x for x in f)) ** 2 >> 32)
+    cost = (16 * len(f) + 12 * lane_count(sum(of_id)) << 16) + sum(of_id) * (
+        655 * (65536 - sum(x * x for x in f)) ** 2 >> 32
+    )
     cost += sum(c * ((8 << 16) - log2_fixed(x)) for c, x in zip(of_id, f, strict=True))
     return (symbols, f, escaped > 0), cost
 
@@ -95,15 +100,16 @@ def encode(indices, bits):
         stream = rans.encode(rare, bits)
         head += len(rare).to_bytes(4, "little") + len(stream).to_bytes(4, "little") + stream
     slots = slots_of(f)
-    states = [LOW] * LANES
+    lanes = lane_count(len(indices))
+    states = [LOW] * lanes
     out = []
     for i in reversed(range(len(indices))):
         coded = id_of.get(indices[i], len(proper))
-        x = states[i % LANES]
+        x = states[i % lanes]
         if x >= f[coded] * 256:
             out.append(x & 255)
             x >>= 8
-        states[i % LANES] = x // f[coded] * 256 + slots[coded][x % f[coded]]
+        states[i % lanes] = x // f[coded] * 256 + slots[coded][x % f[coded]]
     return head + bytes(x & 255 for x in states) + bytes(x >> 8 for x in states) + bytes(reversed(out))
 
 
@@ -118,17 +124,20 @@ def decode(blob, count, bits):
         number, size = (int.from_bytes(blob[i : i + 4], "little") for i in (at, at + 4))
         rare = rans.decode(blob[at + 8 : at + 8 + size], number, bits)
         at += 8 + size
+    lanes = lane_count(count)
     meaning = {slot: (coded, rank) for coded, s in enumerate(slots_of(f)) for rank, slot in enumerate(s)}
-    states = [low + 256 * high for low, high in zip(blob[at : at + 128], blob[at + 128 : at + 256], strict=True)]
-    data = iter(blob[at + 256 :])
+    states = [
+        low + 256 * high for low, high in zip(blob[at : at + lanes], blob[at + lanes : at + 2 * lanes], strict=True)
+    ]
+    data = iter(blob[at + 2 * lanes :])
     escapes = iter(rare)
     indices = []
     for i in range(count):
-        x = states[i % LANES]
+        x = states[i % lanes]
         coded, rank = meaning[x % 256]
         x = f[coded] * (x // 256) + rank
-        states[i % LANES] = x if x >= LOW else x * 256 + next(data)
+        states[i % lanes] = x if x >= LOW else x * 256 + next(data)
         indices.append(proper[coded] if coded < len(proper) else next(escapes))
-    if list(data) or list(escapes) or states != [LOW] * LANES:
+    if list(data) or list(escapes) or states != [LOW] * lanes:
         raise Corrupt("the stream does not end where it should")
     return indices
