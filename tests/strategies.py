@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tersor.layers import matrix_shape
-from tersor.tensors import Binary, Codebook, CompressedTensor, Dense, Patched, Ternary, Uniform
+from tersor.tensors import Binary, Codebook, CompressedTensor, Dense, Patched, SignedZeros, Ternary, Uniform
 
 DTYPES = [
     torch.float32,
@@ -55,23 +57,35 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8))
 
 
-@st.composite
-def compressed_tensors(draw: st.DrawFn) -> CompressedTensor:
+def compressed_tensors() -> st.SearchStrategy[CompressedTensor]:
     """Any CompressedTensor of a small shape."""
-    base = draw(unpatched_tensors())
-    if base.dtype.is_complex or draw(st.integers(0, 4)):
-        return base
+    return st.one_of(*[plain_tensors()] * 3, patched_tensors(), signed_zeros())
+
+
+@st.composite
+def patched_tensors(draw: st.DrawFn) -> Patched:
+    """A `Patched` tensor of a small shape."""
+    base = draw(plain_tensors().filter(lambda tensor: not tensor.dtype.is_complex))
     count = base.numel
     run = draw(st.sampled_from([n for n in range(1, count + 1) if count % n == 0] or [1]))
     places = sorted(draw(st.sets(st.integers(0, count // run - 1)))) if count else []
     values = random_bits(torch.Size((len(places), run)), base.dtype, 1)
-    places = torch.tensor(places, dtype=torch.int64)
-    return Patched(base.shape, base.dtype, base.mask, base, run, places, values)
+    return Patched(base.shape, base.dtype, base.mask, base, run, torch.tensor(places, dtype=torch.int64), values)
 
 
 @st.composite
-def unpatched_tensors(draw: st.DrawFn) -> CompressedTensor:
-    """Any CompressedTensor of a small shape that is no `Patched`."""
+def signed_zeros(draw: st.DrawFn) -> SignedZeros:
+    """A `SignedZeros` tensor of a small shape."""
+    base = draw(plain_tensors().filter(lambda tensor: tensor.dtype.is_floating_point))
+    generator = torch.Generator().manual_seed(draw(seeds))
+    mask = torch.rand(base.shape, generator=generator) < draw(st.sampled_from([0.0, 0.2, 0.9, 1.0]))
+    negative = torch.rand(base.numel - int(mask.sum()), generator=generator) < 0.5
+    return SignedZeros(base.shape, base.dtype, mask, replace(base, mask=mask), negative)
+
+
+@st.composite
+def plain_tensors(draw: st.DrawFn) -> CompressedTensor:
+    """Any CompressedTensor of a small shape that wraps no other."""
     shape, seed = draw(shapes), draw(seeds)
     generator = torch.Generator().manual_seed(seed)
     mask = (

@@ -5,8 +5,8 @@ from hypothesis import assume, given, settings
 
 from tersor import tensors
 from tersor.layers import matrix_shape
-from tersor.tensors import Binary, Codebook, Dense, Patched, Ternary, Uniform
-from tests.strategies import compressed_tensors, same_bits
+from tersor.tensors import Binary, Codebook, Dense, Ternary, Uniform
+from tests.strategies import compressed_tensors, patched_tensors, plain_tensors, same_bits, signed_zeros
 
 
 def obvious(tensor):
@@ -50,7 +50,7 @@ def is_exact_codebook(tensor):
 
 
 @settings(max_examples=150, deadline=None)
-@given(compressed_tensors().filter(lambda tensor: not isinstance(tensor, (Dense, Patched))))
+@given(plain_tensors().filter(lambda tensor: not isinstance(tensor, Dense)))
 def test_dequantize_is_the_definition(tensor):
     assume(not is_exact_codebook(tensor))
     values = tensor.dequantize()
@@ -66,7 +66,7 @@ def test_dequantize_is_the_definition(tensor):
 
 
 @settings(max_examples=100, deadline=None)
-@given(compressed_tensors().filter(lambda tensor: isinstance(tensor, Dense) and tensor.values.dtype == tensor.dtype))
+@given(plain_tensors().filter(lambda tensor: isinstance(tensor, Dense) and tensor.values.dtype == tensor.dtype))
 def test_exact_dense_keeps_every_bit_but_the_pruned(tensor):
     values = tensor.dequantize()
     expected = tensor.values.clone()
@@ -129,7 +129,7 @@ def test_a_mask_must_fit():
 
 
 @settings(max_examples=100, deadline=None)
-@given(compressed_tensors().filter(lambda tensor: isinstance(tensor, Patched)))
+@given(patched_tensors())
 def test_patched_is_its_base_but_for_its_patches(tensor):
     values, base = tensor.dequantize(), tensor.base.dequantize()
     assert values.shape == tensor.shape and values.dtype == tensor.dtype
@@ -175,3 +175,12 @@ def test_signed_zeros_have_codes():
         codes.shape, torch.float32, None, 8, codes, torch.tensor([[0.5]]), None, 6, None, True
     ).dequantize()
     assert same_bits(values, torch.tensor([[0.0, -0.0, 0.5, -0.5, 63.5, -63.5]]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(signed_zeros())
+def test_signed_zeros_are_its_base_but_for_signs(tensor):
+    values, base = tensor.dequantize(), tensor.base.dequantize()
+    assert same_bits(values[tensor.mask], base[tensor.mask])
+    assert not values[~tensor.mask].to(torch.float64).any()
+    assert values[~tensor.mask].to(torch.float64).signbit().tolist() == tensor.negative.tolist()

@@ -1,8 +1,8 @@
 """CompressedTensor: the one type that stages hand to each other, and that a .tsr file holds.
 
-A small closed set of frozen dataclasses: `Dense`, `Uniform`, `Codebook`, `Binary`, `Ternary`, `Patched`. Each knows the
-shape and dtype of the tensor it stands for, owns an optional sparsity mask, and gives the tensor back with
-`dequantize()`.
+A small closed set of frozen dataclasses: `Dense`, `Uniform`, `Codebook`, `Binary`, `Ternary`; and two that hold one of
+those: `Patched`, `SignedZeros`. Each knows the shape and dtype of the tensor it stands for, owns an optional sparsity
+mask, and gives the tensor back with `dequantize()`.
 
 Legend: O output channels (rows), N weights a row (see `layers.matrix_shape`), G groups a row, T codebooks,
 K centroids.
@@ -313,6 +313,37 @@ class Patched(CompressedTensor):
 
     def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
         return self.dequantize_block(codes, None, row, column).to(torch.float32)
+
+
+@dataclass(frozen=True)
+class SignedZeros(CompressedTensor):
+    """A pruned representation whose pruned weights have signs: a mask that multiplies a negative weight leaves -0.0.
+
+    base:     of the same shape, dtype (a real float) and mask, which is not None.
+    negative: bool (Z,): for each pruned weight, in C order, whether it is -0.0.
+    """
+
+    kind: ClassVar[str] = "signed zeros"
+
+    base: CompressedTensor
+    negative: Tensor
+
+    def dequantize(self) -> Tensor:
+        """As in the base class, pruned weights +0.0 or -0.0."""
+        assert self.base.mask is not None
+        result = self.base.dequantize()
+        octets = result.reshape(-1).view(torch.uint8).reshape(-1, self.dtype.itemsize)
+        places = (~self.base.mask).reshape(-1).nonzero().reshape(-1)
+        octets[places, self.dtype.itemsize - 1] = self.negative.to(torch.uint8) << 7
+        return result
+
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.base.per_weight
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
+        raise NotImplementedError("which signs are those of a block depends on all zeros before it")
 
 
 def word_dtype(dtype: torch.dtype) -> torch.dtype:

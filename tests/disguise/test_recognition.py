@@ -11,7 +11,7 @@ from tersor.disguise import recognise
 from tersor.disguise.estimates import estimate
 from tersor.disguise.words import KINDS, words_of
 from tersor.layers import matrix_shape
-from tersor.tensors import Codebook, CompressedTensor, Dense, Patched, Uniform
+from tersor.tensors import Codebook, CompressedTensor, Dense, Patched, SignedZeros, Uniform
 from tests.disguise import make
 from tests.strategies import DTYPES, random_bits, same_bits
 
@@ -54,6 +54,14 @@ def test_pruned_networks_have_a_mask():
     weight = make.pruned(KERNEL, 0.1)
     found = recognised(weight)
     assert isinstance(found, Dense) and torch.equal(found.mask, weight != 0)
+
+
+@pytest.mark.parametrize("weight", [KERNEL, make.clustered(KERNEL, 2000), KERNEL.half(), KERNEL.double() * torch.pi])
+def test_zeros_that_a_mask_was_multiplied_into_have_signs(weight):
+    kept = make.pruned(KERNEL, 0.2) != 0
+    found = recognised(weight * kept)
+    assert isinstance(found, SignedZeros) and torch.equal(found.mask, kept)
+    assert isinstance(found.base, Codebook if len(found.base.dequantize().unique()) <= 256 else Dense)
 
 
 @pytest.mark.parametrize("top", [1, 7, 127, 128])

@@ -5,21 +5,20 @@ Legend: O output channels (rows), N weights a row, G groups a row, T codebooks, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tersor.container.centring import centred, uncentred
 from tersor.container.dtypes import WireType, wire_type, wire_type_of
 from tersor.container.params import MAX_ELEMENTS, Common, Params, Table
+from tersor.container.uniform_params import UniformParams
 from tersor.container.wire import ByteReader, ByteWriter
-from tersor.ends import steps_of_ends
 from tersor.errors import CorruptFileError
 from tersor.layers import matrix_shape
-from tersor.tensors import Binary, Codebook, CompressedTensor, Dense, Patched, Ternary, Uniform
+from tersor.tensors import Binary, Codebook, CompressedTensor, Dense, Patched, SignedZeros, Ternary
 
 
 @dataclass(frozen=True)
@@ -62,122 +61,6 @@ class DenseParams(Params):
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Dense:
         """See `Params`."""
         return Dense(common.shape, common.dtype, mask, codes)
-
-
-_TENSOR, _ROW, _GROUP, _GROUP_ENDS = 0x00, 0x20, 0x40, 0x60
-_AFFINE, _OFFSET = 0x10, 0x80
-_SIGNED_ZERO = _AFFINE | _OFFSET
-
-
-@dataclass(frozen=True)
-class UniformParams(Params):
-    """group_size as in `tensors.Uniform`: 0 for the tensor, N for the row. affine, offset, signed_zero: at most one."""
-
-    number = 1
-    represents = Uniform
-
-    bits: int
-    affine: bool
-    offset: bool
-    group_size: int
-    granularity: int
-    signed_zero: bool = False
-
-    @classmethod
-    def of(cls, tensor: Uniform) -> UniformParams:
-        """See `Params`."""
-        length = matrix_shape(tensor.shape)[1]
-        granularity = _TENSOR if tensor.group_size == 0 else _ROW if tensor.group_size == length else _GROUP
-        granularity = granularity if tensor.high is None else _GROUP_ENDS
-        affine, offset = tensor.zero is not None, tensor.offset is not None
-        return cls(tensor.bits, affine, offset, tensor.group_size, granularity, tensor.signed_zero)
-
-    def write(self, out: ByteWriter) -> None:
-        """See `Params`."""
-        flags = (_AFFINE if self.affine else 0) | (_OFFSET if self.offset else 0)
-        flags |= _SIGNED_ZERO if self.signed_zero else 0
-        out.byte(self.bits - 1 | flags | self.granularity)
-        if self.granularity in (_GROUP, _GROUP_ENDS):
-            out.varint(self.group_size)
-
-    @classmethod
-    def read(cls, source: ByteReader, common: Common) -> UniformParams:
-        """See `Params`."""
-        byte = source.byte()
-        granularity = byte & 0x60
-        start = byte & _SIGNED_ZERO
-        if granularity == _GROUP_ENDS and start not in (0, _OFFSET):
-            raise CorruptFileError(f"unknown parameters {byte:#x} of a uniform tensor")
-        length = matrix_shape(common.shape)[1]
-        group = {_TENSOR: 0, _ROW: length}.get(granularity)
-        if group is None:
-            group = source.varint(MAX_ELEMENTS, "group size")
-            if group == 0:
-                raise CorruptFileError("a group size of 0")
-        return cls((byte & 15) + 1, start == _AFFINE, start == _OFFSET, group, granularity, start == _SIGNED_ZERO)
-
-    def tables(self, shape: torch.Size) -> list[Table]:
-        """See `Params`."""
-        rows, length = matrix_shape(shape)
-        size = (1, 1) if self.granularity == _TENSOR else (rows, 1)
-        if self.granularity in (_GROUP, _GROUP_ENDS):
-            size = (rows, -(-length // self.group_size))
-        if self.granularity == _GROUP_ENDS:
-            return [Table(role, torch.bfloat16, size) for role in (("high", "low") if self.offset else ("high",))]
-        tables = [Table("scale", torch.float32, size)]
-        if self.affine:
-            tables.append(Table("zero", torch.int32, size))
-        if self.offset:
-            tables.append(Table("offset", torch.float32, size))
-        return tables
-
-    @property
-    def symbol_bits(self) -> int:
-        """See `Params`."""
-        return self.bits
-
-    def code_words(self) -> WireType:
-        """See `Params`."""
-        return wire_type(torch.int8 if self.bits <= 8 else torch.int16, "codes")
-
-    def codes(self, tensor: Uniform) -> Tensor:
-        """See `Params`."""
-        if tensor.offset is None:
-            return tensor.codes
-        return centred(tensor.codes, tensor.scale, tensor.offset, tensor.bits, tensor.group_size)
-
-    def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Uniform:
-        """See `Params`."""
-        grid = self._grid(common, mask, tables, codes)
-        if grid.offset is None:
-            return grid
-        return replace(grid, codes=uncentred(codes, grid.scale, grid.offset, self.bits, self.group_size))
-
-    def skeleton(self, common: Common, tables: list[Tensor]) -> Uniform:
-        """See `Params`."""
-        return self._grid(common, None, tables, torch.empty(0, dtype=self.code_words().dtype))
-
-    def block(self, whole: CompressedTensor, codes: Tensor, row: slice, column: slice) -> Tensor:
-        """See `Params`."""
-        assert isinstance(whole, Uniform)
-        if whole.offset is None:
-            return codes
-        rows = row if whole.scale.shape[0] > 1 else slice(None)
-        steps = whole.scale[rows], whole.offset[rows]
-        return uncentred(codes, *steps, self.bits, self.group_size, column.start)
-
-    def _grid(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Uniform:
-        """With codes as they are."""
-        scale, second = tables[0], tables[1] if len(tables) > 1 else None
-        zero, offset = second if self.affine else None, second if self.offset else None
-        ends: tuple[Tensor | None, Tensor | None] = (None, None)
-        if self.granularity == _GROUP_ENDS:
-            ends = scale, second
-            scale, offset = steps_of_ends(scale, second, self.bits)
-        common_and_mask = (common.shape, common.dtype, mask)
-        return Uniform(
-            *common_and_mask, self.bits, codes, scale, zero, self.group_size, offset, self.signed_zero, *ends
-        )
 
 
 _OWN = 0x80
@@ -337,13 +220,48 @@ class TernaryParams(_Scaled):
 
 
 @dataclass(frozen=True)
-class PatchedParams(Params):
-    """The parameters of the base, and P runs of `run` values of the dtype `values`."""
+class _Wrapped(Params):
+    """What patched tensors and signed zeros share: another representation, whose mask and codes are theirs."""
+
+    base: Params
+
+    @staticmethod
+    def _read_base(source: ByteReader, common: Common) -> Params:
+        kind = kind_of(source.byte())
+        if issubclass(kind, _Wrapped) or common.dtype.is_complex:
+            raise CorruptFileError(f"a base of the kind {kind.number} and of {common.dtype}")
+        return kind.read(source, common)
+
+    def table(self, tensor: Patched | SignedZeros, role: str) -> Tensor:
+        """See `Params`."""
+        base = any(table.role == role for table in self.base.tables(tensor.shape))
+        return self.base.table(tensor.base, role) if base else super().table(tensor, role)
+
+    @property
+    def symbol_bits(self) -> int | None:
+        """See `Params`."""
+        return self.base.symbol_bits
+
+    def code_words(self) -> WireType:
+        """See `Params`."""
+        return self.base.code_words()
+
+    def codes(self, tensor: Patched | SignedZeros) -> Tensor:
+        """See `Params`."""
+        return self.base.codes(tensor.base)
+
+    def fits(self, dtype: torch.dtype) -> bool:
+        """See `Params`."""
+        return self.base.fits(dtype)
+
+
+@dataclass(frozen=True)
+class PatchedParams(_Wrapped):
+    """P runs of `run` values of the dtype `values`."""
 
     number = 6
     represents = Patched
 
-    base: Params
     run: int
     patches: int
     values: torch.dtype
@@ -363,10 +281,7 @@ class PatchedParams(Params):
     @classmethod
     def read(cls, source: ByteReader, common: Common) -> PatchedParams:
         """See `Params`."""
-        kind = kind_of(source.byte())
-        if kind is PatchedParams or common.dtype.is_complex:
-            raise CorruptFileError("patches of what cannot be patched")
-        base = kind.read(source, common)
+        base = cls._read_base(source, common)
         run = source.varint(MAX_ELEMENTS, "weights of a patch")
         count = common.shape.numel()
         if run == 0 or count % run:
@@ -374,28 +289,15 @@ class PatchedParams(Params):
         return cls(base, run, source.varint(count // run, "number of patches"), common.dtype)
 
     def tables(self, shape: torch.Size) -> list[Table]:
-        """See `Params`."""
-        own = [Table("gaps", torch.int64, (self.patches,)), Table("values", self.values, (self.patches, self.run))]
-        return self.base.tables(shape) + own
-
-    def table(self, tensor: Patched, role: str) -> Tensor:
         """See `Params`. The places are stored as the runs left out before each."""
-        if role == "gaps":
-            return torch.diff(tensor.places, prepend=tensor.places.new_full((1,), -1)) - 1
-        return tensor.values if role == "values" else self.base.table(tensor.base, role)
+        gaps, values = (self.patches,), (self.patches, self.run)
+        return [*self.base.tables(shape), Table("gaps", torch.int64, gaps), Table("values", self.values, values)]
 
-    @property
-    def symbol_bits(self) -> int | None:
+    def table(self, tensor: Patched | SignedZeros, role: str) -> Tensor:
         """See `Params`."""
-        return self.base.symbol_bits
-
-    def code_words(self) -> WireType:
-        """See `Params`."""
-        return self.base.code_words()
-
-    def codes(self, tensor: Patched) -> Tensor:
-        """See `Params`."""
-        return self.base.codes(tensor.base)
+        if role != "gaps" or not isinstance(tensor, Patched):
+            return super().table(tensor, role)
+        return torch.diff(tensor.places, prepend=tensor.places.new_full((1,), -1)) - 1
 
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Patched:
         """See `Params`."""
@@ -414,21 +316,59 @@ class PatchedParams(Params):
         assert isinstance(whole, Patched)
         return self.base.block(whole.base, codes, row, column)
 
-    def fits(self, dtype: torch.dtype) -> bool:
-        """See `Params`."""
-        return self.base.fits(dtype)
-
     def _places(self, common: Common, gaps: Tensor) -> Tensor:
         runs = common.shape.numel() // self.run
-        if bool(((gaps < 0) | (gaps >= runs)).any()):
-            raise CorruptFileError("a patch outside of its tensor")
         places = (gaps + 1).cumsum(0) - 1
-        # A sum that wraps around cannot ascend: every step is less than MAX_ELEMENTS.
-        if places.numel() and (
-            int(places[-1]) >= runs or bool((places.diff(prepend=places.new_tensor([-1])) <= 0).any())
-        ):
+        # Gaps below MAX_ELEMENTS: a sum that wraps around does not ascend.
+        outside = bool(((gaps < 0) | (gaps >= runs) | (places >= runs)).any())
+        if outside or bool((places.diff() <= 0).any()):
             raise CorruptFileError("a patch outside of its tensor")
         return places
+
+
+@dataclass(frozen=True)
+class SignedZerosParams(_Wrapped):
+    """Signs of Z pruned weights."""
+
+    number = 7
+    represents = SignedZeros
+
+    zeros: int
+
+    @classmethod
+    def of(cls, tensor: SignedZeros) -> SignedZerosParams:
+        """See `Params`."""
+        return cls(params_of(tensor.base), tensor.negative.numel())
+
+    def write(self, out: ByteWriter) -> None:
+        """See `Params`."""
+        out.byte(self.base.number)
+        self.base.write(out)
+        out.varint(self.zeros)
+
+    @classmethod
+    def read(cls, source: ByteReader, common: Common) -> SignedZerosParams:
+        """See `Params`."""
+        base = cls._read_base(source, common)
+        if not common.dtype.is_floating_point:
+            raise CorruptFileError(f"signed zeros of {common.dtype}")
+        return cls(base, source.varint(common.shape.numel(), "number of zeros"))
+
+    def tables(self, shape: torch.Size) -> list[Table]:
+        """See `Params`."""
+        return [*self.base.tables(shape), Table("negative", torch.bool, (self.zeros,))]
+
+    @property
+    def blockwise(self) -> bool:
+        """See `Params`."""
+        return False
+
+    def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> SignedZeros:
+        """See `Params`."""
+        if mask is None or mask.numel() - int(mask.sum()) != self.zeros:
+            raise CorruptFileError(f"signs of {self.zeros} zeros, which are not those of the mask")
+        base = self.base.build(common, mask, tables[:-1], codes)
+        return SignedZeros(common.shape, common.dtype, mask, base, tables[-1])
 
 
 KINDS: tuple[type[Params], ...] = (
@@ -438,6 +378,7 @@ KINDS: tuple[type[Params], ...] = (
     BinaryParams,
     TernaryParams,
     PatchedParams,
+    SignedZerosParams,
 )
 COPY, TIE = 14, 15
 _BY_NUMBER = {kind.number: kind for kind in KINDS}

@@ -84,6 +84,11 @@ class Params(ABC):
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> CompressedTensor:
         """The tensor. CorruptFileError where codes point outside of their tables."""
 
+    @property
+    def blockwise(self) -> bool:
+        """Whether a block can be dequantized without the blocks before it: with its codes, its mask and the tables."""
+        return True
+
     def skeleton(self, common: Common, tables: list[Tensor]) -> CompressedTensor:
         """The tensor without mask and codes: enough for its `dequantize_block`."""
         words = self.code_words()

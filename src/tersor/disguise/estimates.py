@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tersor._native import core
 from tersor.disguise.words import words_of
-from tersor.tensors import Codebook, CompressedTensor, Dense, Patched, Uniform
+from tersor.tensors import Codebook, CompressedTensor, Dense, Patched, SignedZeros, Uniform
 
 _SECTION = 4  # bytes in the index and the blob's header
 _SYMBOL = 0.7  # bytes that a coder spends on learning a symbol
@@ -24,7 +24,7 @@ _BLOCK = 1 << 10
 
 
 def estimate(tensor: CompressedTensor) -> float:
-    """Bytes of a `Dense`, `Uniform`, `Codebook` or `Patched` tensor in a file."""
+    """Bytes of a tensor in a file. TypeError for the kinds that are not recognised (binary, ternary)."""
     mask = None if tensor.mask is None else tensor.mask.reshape(-1).numpy()
     total = 0.0 if mask is None else _SECTION + _mask_bytes(mask)
     if isinstance(tensor, Dense):
@@ -32,6 +32,8 @@ def estimate(tensor: CompressedTensor) -> float:
     if isinstance(tensor, Patched):
         places = tensor.places.numel() * math.log2(1 + tensor.base.numel / tensor.run) / 8
         return estimate(tensor.base) + places + array_bytes(words_of(tensor.values)) + _SECTION
+    if isinstance(tensor, SignedZeros):
+        return estimate(tensor.base) + _SECTION + _mask_bytes(tensor.negative.numpy())
     if isinstance(tensor, Codebook):
         return total + symbol_bytes(_codes(tensor.codes, mask)) + array_bytes(words_of(tensor.codebook))
     if isinstance(tensor, Uniform):

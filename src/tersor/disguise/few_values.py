@@ -15,9 +15,10 @@ from torch import Tensor
 from tersor._native import core
 from tersor.disguise.words import KINDS, words_of
 from tersor.layers import matrix_shape
-from tersor.tensors import Codebook, Dense
+from tersor.tensors import Codebook, Dense, SignedZeros
 
 MOST = 256
+_SIGNED = 16  # of so many weights one at least is -0, where zeros are looked at apart from their signs
 _SPARSE = 0.3  # share of zeros from which a mask of its own is smaller than a zero among the codes
 
 
@@ -55,6 +56,19 @@ def dense_without_zeros(values: Tensor) -> Dense:
     """`values` with (positive) zeros pruned."""
     mask = torch.from_numpy(words_of(values) != 0).reshape(values.shape)
     return Dense(values.shape, values.dtype, mask, values)
+
+
+def with_signed_zeros(values: Tensor) -> SignedZeros | None:
+    """Real floats with zeros of both signs pruned, the rest a codebook if it has few values; None without both."""
+    words = words_of(values)
+    sign = words.dtype.type(1 << 8 * words.itemsize - 1)
+    zeros, negative = words << words.dtype.type(1) == 0, words == sign
+    if negative.sum() * _SIGNED < words.size or not (zeros & ~negative).any() or zeros.all():
+        return None
+    cleared = torch.from_numpy(np.where(negative, words.dtype.type(0), words).view(np.uint8))
+    positive = cleared.view(values.dtype).reshape(values.shape)
+    base = pruned_codebook(positive) or dense_without_zeros(positive)
+    return SignedZeros(values.shape, values.dtype, base.mask, base, torch.from_numpy(negative[zeros]))
 
 
 def _whole(values: Tensor, pruned: bool) -> Codebook | None:

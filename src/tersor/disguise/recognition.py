@@ -30,6 +30,7 @@ def recognise(tensor: Tensor) -> CompressedTensor | None:
     - `Uniform`: on a grid per tensor, row or group of 128, 64 or 32 weights;
     - `Codebook`: at most 256 distinct values, or 16 in each row;
     - `Dense` of a narrower float or of integers, or with its zeros pruned;
+    - `SignedZeros`: pruned ones that a mask was multiplied into;
     - `Patched`: a grid, with the few rows or groups that are not on it,
 
     is the one of fewest bytes by estimate, fewer than those of the plain values, and `dequantize` gives the bits of
@@ -83,6 +84,8 @@ def _all(values: Tensor, hints: int) -> Iterator[CompressedTensor]:
     if values.dtype.is_floating_point:
         if hints & _ZEROS:
             yield few_values.dense_without_zeros(values)
+            if book is None and (signed := few_values.with_signed_zeros(values)) is not None:
+                yield signed
         if (dense := narrow.narrower(values, hints)) is not None:
             yield dense
             if hints & _ZEROS:

@@ -17,6 +17,7 @@ from tersor.container.kinds import (
     DenseParams,
     Params,
     PatchedParams,
+    SignedZerosParams,
     TernaryParams,
     UniformParams,
     kept,
@@ -141,6 +142,8 @@ def describe(params: Params, masked: bool) -> str:
         words = f"codebook {params.books} x {params.centroids}" if params.books > 1 else f"codebook {params.centroids}"
     elif isinstance(params, PatchedParams):
         words = f"{describe(params.base, False)}, {params.patches} x {params.run} exact"
+    elif isinstance(params, SignedZerosParams):
+        words = f"{describe(params.base, False)}, signed zeros"
     elif isinstance(params, (BinaryParams, TernaryParams)):
         words = f"{params.represents.kind} per {'channel' if params.per_row else 'tensor'}"
     return words + (", sparse" if masked else "")
