@@ -120,9 +120,7 @@ constexpr CompressTable kCompress;
 TERSOR_AVX2 inline __m256i load_steps(const std::uint64_t* a, const std::uint64_t* b,
                                       const std::uint64_t* c, const std::uint64_t* d) {
     const auto two = [](const std::uint64_t* low, const std::uint64_t* high) TERSOR_AVX2 {
-        const __m128i first = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(low));
-        return _mm_castpd_si128(
-            _mm_loadh_pd(_mm_castsi128_pd(first), reinterpret_cast<const double*>(high)));
+        return _mm_set_epi64x(static_cast<long long>(*high), static_cast<long long>(*low));
     };
     return _mm256_set_m128i(two(c, d), two(a, b));
 }

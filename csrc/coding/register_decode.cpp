@@ -1,12 +1,16 @@
 #include "coding/register_decode.hpp"
 
+#include <cstring>
+
 #include "cpu.hpp"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 // GCC 12 takes the undefined vectors within its own AVX-512 intrinsics for mistakes.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
+#if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 #define TERSOR_AVX2 __attribute__((target("avx2,bmi2,popcnt")))
@@ -46,9 +50,10 @@ constexpr ExpandTable kExpandLow(0);
 constexpr ExpandTable kExpandHigh(8);  // for the upper half of a shuffle of 16 bytes
 
 TERSOR_AVX2 inline __m128i load_halves(const void* low, const void* high) {
-    const __m128i first = _mm_loadl_epi64(static_cast<const __m128i*>(low));
-    return _mm_castpd_si128(
-        _mm_loadh_pd(_mm_castsi128_pd(first), static_cast<const double*>(high)));
+    std::array<long long, 2> halves;
+    std::memcpy(&halves[0], low, 8);
+    std::memcpy(&halves[1], high, 8);
+    return _mm_set_epi64x(halves[1], halves[0]);
 }
 
 // The next bytes in the places of the lanes that need one; others hold anything.
@@ -171,6 +176,32 @@ TERSOR_AVX2 std::size_t decode_avx2(const RegisterLookup& lookup, RegisterStates
     return group;
 }
 
+// Groups that hold no placeholder are the rule; the others are patched without further branches,
+// which would be coin tosses.
+TERSOR_AVX2 std::size_t patch_avx2(std::span<std::uint8_t> symbols, std::uint8_t placeholder,
+                                   const std::uint8_t*& next, const std::uint8_t* end) {
+    const __m256i wanted = _mm256_set1_epi8(static_cast<char>(placeholder));
+    constexpr unsigned kVectors = kRegisterLanes / 32;
+    std::size_t i = 0;
+    for (; i + kRegisterLanes <= symbols.size() && next <= end; i += kRegisterLanes) {
+        __m256i* const group = reinterpret_cast<__m256i*>(symbols.data() + i);
+        __m256i found[kVectors];
+        for (unsigned v = 0; v < kVectors; ++v) {
+            found[v] = _mm256_cmpeq_epi8(_mm256_loadu_si256(group + v), wanted);
+        }
+        const __m256i any = _mm256_or_si256(_mm256_or_si256(found[0], found[1]),
+                                            _mm256_or_si256(found[2], found[3]));
+        if (_mm256_testz_si256(any, any)) continue;
+        for (unsigned v = 0; v < kVectors; ++v) {
+            const auto mask = static_cast<std::uint32_t>(_mm256_movemask_epi8(found[v]));
+            const __m256i escapes = expand_bytes(mask, next);
+            const __m256i old = _mm256_loadu_si256(group + v);
+            _mm256_storeu_si256(group + v, _mm256_blendv_epi8(old, escapes, found[v]));
+        }
+    }
+    return i;
+}
+
 // The steps of the AVX2 kernel with byte permutes for the tables, masks for the
 // blends and a byte expansion for the refill. kShift: from a slot to its bucket.
 template <unsigned kShift>
@@ -267,6 +298,25 @@ std::size_t decode_register_groups(const RegisterLookup& lookup, RegisterStates&
     }
 #endif
     return decode_scalar(lookup, states, next, limit, out, groups);
+}
+
+bool patch_escapes(std::span<std::uint8_t> symbols, std::uint8_t placeholder,
+                   const std::uint8_t*& next, const std::uint8_t* end) {
+#if defined(TERSOR_AVX2)
+    if (active_isa() >= Isa::avx2) {
+        symbols = symbols.subspan(patch_avx2(symbols, placeholder, next, end));
+    }
+#endif
+    std::uint8_t* at = symbols.data();
+    const auto left = [&] {
+        return symbols.size() - static_cast<std::size_t>(at - symbols.data());
+    };
+    void* found;
+    while (next <= end && (found = std::memchr(at, placeholder, left())) != nullptr) {
+        at = static_cast<std::uint8_t*>(found);
+        *at++ = *next++;
+    }
+    return next <= end;
 }
 
 void decode_register_lanes(const RegisterLookup& lookup, RegisterStates& states,

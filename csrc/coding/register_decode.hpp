@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "coding/register_rans.hpp"
 
@@ -14,6 +15,13 @@ namespace tersor {
 std::size_t decode_register_groups(const RegisterLookup& lookup, RegisterStates& states,
                                    const std::uint8_t*& next, const std::uint8_t* limit,
                                    std::uint8_t* out, std::size_t groups);
+
+// Replaces each `placeholder` in `symbols` by the next escape and moves `next` on. A group of
+// kRegisterLanes symbols may take escapes beyond `end`, behind which so many bytes must be readable
+// (kEscapeSlack); false if any was.
+inline constexpr std::size_t kEscapeSlack = 2 * kRegisterLanes;
+[[nodiscard]] bool patch_escapes(std::span<std::uint8_t> symbols, std::uint8_t placeholder,
+                                 const std::uint8_t*& next, const std::uint8_t* end);
 
 // One symbol of the first `lanes` lanes each.
 void decode_register_lanes(const RegisterLookup& lookup, RegisterStates& states,

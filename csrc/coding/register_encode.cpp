@@ -1,6 +1,7 @@
 #include "coding/register_encode.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "cpu.hpp"
 
@@ -50,9 +51,11 @@ constexpr CompressTable kCompressLow(0);
 constexpr CompressTable kCompressHigh(8);  // for the upper half of a shuffle of 16 bytes
 
 TERSOR_AVX2 inline __m128i load_halves(const std::uint64_t* low, const std::uint64_t* high) {
-    const __m128i first = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(low));
-    return _mm_castpd_si128(
-        _mm_loadh_pd(_mm_castsi128_pd(first), reinterpret_cast<const double*>(high)));
+    return _mm_set_epi64x(static_cast<long long>(*high), static_cast<long long>(*low));
+}
+
+TERSOR_AVX2 inline void store8(std::uint8_t* to, long long bytes) {
+    std::memcpy(to, &bytes, sizeof(bytes));
 }
 
 // Writes the bytes of the lanes in `mask` before `out`, the last lane's last. What is written
@@ -62,15 +65,15 @@ TERSOR_AVX2 inline std::uint8_t* give_bytes(std::uint8_t* out, __m256i bytes, st
         load_halves(kCompressLow.order + (mask >> 16 & 0xff), kCompressHigh.order + (mask >> 24)),
         load_halves(kCompressLow.order + (mask & 0xff), kCompressHigh.order + (mask >> 8 & 0xff)));
     const __m256i packed = _mm256_shuffle_epi8(bytes, order);
-    const __m128d low = _mm_castsi128_pd(_mm256_castsi256_si128(packed));
-    const __m128d high = _mm_castsi128_pd(_mm256_extracti128_si256(packed, 1));
+    const __m128i low = _mm256_castsi256_si128(packed);
+    const __m128i high = _mm256_extracti128_si256(packed, 1);
     std::uint8_t* const third = out - __builtin_popcount(mask & 0xff000000);
     std::uint8_t* const second = out - __builtin_popcount(mask & 0xffff0000);
     std::uint8_t* const first = out - __builtin_popcount(mask & 0xffffff00);
-    _mm_storeh_pd(reinterpret_cast<double*>(out - 8), high);
-    _mm_storel_pd(reinterpret_cast<double*>(third - 8), high);
-    _mm_storeh_pd(reinterpret_cast<double*>(second - 8), low);
-    _mm_storel_pd(reinterpret_cast<double*>(first - 8), low);
+    store8(out - 8, _mm_extract_epi64(high, 1));
+    store8(third - 8, _mm_cvtsi128_si64(high));
+    store8(second - 8, _mm_extract_epi64(low, 1));
+    store8(first - 8, _mm_cvtsi128_si64(low));
     return out - __builtin_popcount(mask);
 }
 
@@ -154,12 +157,45 @@ TERSOR_AVX2 inline std::uint8_t* encode32(const RegisterEncodeTable& table, __m2
     return out;
 }
 
+TERSOR_AVX2 std::size_t window_ids_avx2(const RegisterEncodeTable& table,
+                                        std::span<const std::uint8_t> symbols, std::uint8_t* ids) {
+    const __m256i window = _mm256_set1_epi8(static_cast<char>(table.window));
+    const __m256i escape = _mm256_set1_epi8(static_cast<char>(table.escape_id));
+    std::size_t i = 0;
+    for (; i + 32 <= symbols.size(); i += 32) {
+        const __m256i place = _mm256_sub_epi8(
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(symbols.data() + i)), window);
+        const __m256i inside =
+            look_up<true>(table.window_ids.data(), place, _mm256_slli_epi16(place, 3));
+        const __m256i beyond =
+            _mm256_cmpeq_epi8(_mm256_max_epu8(place, _mm256_set1_epi8(32)), place);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(ids + i),
+                            _mm256_blendv_epi8(inside, escape, beyond));
+    }
+    return i;
+}
+
+#endif
+
+// The ids of all symbols.
+void find_ids(const RegisterEncodeTable& table, std::span<const std::uint8_t> symbols,
+              std::uint8_t* ids) {
+    std::size_t i = 0;
+#if defined(TERSOR_AVX2)
+    if (table.has_window && active_isa() >= Isa::avx2) i = window_ids_avx2(table, symbols, ids);
+#endif
+    for (; i < symbols.size(); ++i) ids[i] = table.ids[symbols[i]];
+}
+
+constexpr std::size_t kPiece = 32 * kRegisterLanes;  // whose ids are looked up at a time
+
+#if defined(TERSOR_AVX2)
+
 // Whole groups, the last one first.
 template <bool kWide>
 TERSOR_AVX2 std::uint8_t* encode_avx2(const RegisterEncodeTable& table, RegisterStates& states,
                                       std::span<const std::uint8_t> symbols, std::uint8_t* out) {
     constexpr unsigned kVectors = kRegisterLanes / 32;
-    constexpr std::size_t kPiece = 32 * kRegisterLanes;
     alignas(32) std::array<std::uint8_t, kPiece> ids;
     __m256i low[kVectors];
     __m256i high[kVectors];
@@ -169,7 +205,7 @@ TERSOR_AVX2 std::uint8_t* encode_avx2(const RegisterEncodeTable& table, Register
     }
     for (std::size_t end = symbols.size(); end > 0;) {
         const std::size_t begin = end - std::min(end, kPiece);
-        for (std::size_t i = begin; i < end; ++i) ids[i - begin] = table.ids[symbols[i]];
+        find_ids(table, symbols.subspan(begin, end - begin), ids.data());
         for (std::size_t i = end - begin; i > 0; i -= kRegisterLanes) {
             const auto* group = reinterpret_cast<const __m256i*>(&ids[i - kRegisterLanes]);
 #pragma GCC unroll 4
@@ -223,10 +259,33 @@ RegisterEncodeTable make_encode_table(const RegisterTable& table, SymbolKind kin
     if (table.escape) {
         for (std::size_t symbol = 0; symbol < 256; ++symbol) assign(symbol, table.escape_id());
     }
-    for (unsigned id = 0; id < table.ids - table.escape; ++id) {
+    const unsigned proper = table.ids - table.escape;
+    encode.window = from_index<std::uint8_t>(table.symbols[0], kind);
+    encode.has_window = table.symbols[proper - 1] - table.symbols[0] < 32;
+    encode.escape_id = static_cast<std::uint8_t>(table.escape_id());
+    encode.window_ids.fill(encode.escape_id);
+    for (unsigned id = 0; id < proper; ++id) {
         assign(from_index<std::uint8_t>(table.symbols[id], kind), id);
+        const unsigned place = table.symbols[id] - table.symbols[0];
+        if (encode.has_window) encode.window_ids[place] = static_cast<std::uint8_t>(id);
     }
     return encode;
+}
+
+void collect_escapes(const RegisterEncodeTable& table, std::span<const std::uint8_t> symbols,
+                     std::uint8_t* out) {
+    std::array<std::uint8_t, kPiece> ids;
+    while (!symbols.empty()) {
+        const auto piece = symbols.first(std::min(symbols.size(), kPiece));
+        find_ids(table, piece, ids.data());
+        std::size_t at = 0;
+        while (const void* found =
+                   std::memchr(ids.data() + at, table.escape_id, piece.size() - at)) {
+            at = static_cast<std::size_t>(static_cast<const std::uint8_t*>(found) - ids.data());
+            *out++ = piece[at++];
+        }
+        symbols = symbols.subspan(piece.size());
+    }
 }
 
 std::uint8_t* encode_register_lanes(const RegisterEncodeTable& table, RegisterStates& states,

@@ -20,6 +20,12 @@ struct RegisterEncodeTable {
     };
     std::array<Step, 256> steps{};        // by symbol
     std::array<std::uint8_t, 256> ids{};  // by symbol
+    // Whether all symbols that are not escaped lie in [window, window + 32); by symbol - window
+    // their ids, and the id of all others.
+    bool has_window = false;
+    std::uint8_t window = 0;
+    alignas(32) std::array<std::uint8_t, 32> window_ids{};
+    std::uint8_t escape_id = 0;
     // By id; the reciprocals are min(2^16 / f, 2^16 - 1), rounded down.
     alignas(32) std::array<std::uint8_t, kMaxIds> frequencies{};
     alignas(32) std::array<std::uint8_t, kMaxIds> reciprocals_low{};
@@ -30,6 +36,10 @@ struct RegisterEncodeTable {
 };
 
 RegisterEncodeTable make_encode_table(const RegisterTable& table, SymbolKind kind);
+
+// The symbols that are escaped, in order, to `out`, which has room for them.
+void collect_escapes(const RegisterEncodeTable& table, std::span<const std::uint8_t> symbols,
+                     std::uint8_t* out);
 
 // Bytes that must be writable before those that are coded.
 inline constexpr std::size_t kEncodeSlack = 8;

@@ -20,21 +20,11 @@ void append_le32(Bytes& blob, std::uint64_t value) {
 }
 
 void append_escapes(Bytes& blob, std::span<const std::uint8_t> symbols, SymbolKind kind,
-                    const RegisterPlan& plan) {
-    std::array<bool, 256> is_rare;
-    is_rare.fill(true);
-    for (unsigned id = 0; id < plan.table.escape_id(); ++id) {
-        is_rare[from_index<std::uint8_t>(plan.table.symbols[id], kind)] = false;
-    }
-    std::vector<std::uint8_t> rare(static_cast<std::size_t>(plan.escaped) + 1);
-    std::size_t found = 0;
-    for (const std::uint8_t symbol : symbols) {
-        rare[found] = symbol;
-        found += is_rare[symbol];
-    }
-    const std::span<const std::uint8_t> all(rare.data(), found);
-    const Bytes stream = rans_encode(all, kind);
-    append_le32(blob, found);
+                    const RegisterEncodeTable& table, std::size_t count) {
+    std::vector<std::uint8_t> escapes(count);
+    collect_escapes(table, symbols, escapes.data());
+    const Bytes stream = rans_encode(std::span<const std::uint8_t>(escapes), kind);
+    append_le32(blob, count);
     append_le32(blob, stream.size());
     blob.insert(blob.end(), stream.begin(), stream.end());
 }
@@ -73,13 +63,13 @@ Bytes register_encode(std::span<const std::uint8_t> symbols, SymbolKind kind,
                       const RegisterPlan& plan) {
     Bytes blob;
     write_register_table(blob, plan.table);
-    if (plan.table.escape) append_escapes(blob, symbols, kind, plan);
+    const RegisterEncodeTable table = make_encode_table(plan.table, kind);
+    if (plan.table.escape) append_escapes(blob, symbols, kind, table, plan.escaped);
     const std::size_t capacity = symbols.size() + kEncodeSlack;
     const std::unique_ptr<std::uint8_t[]> buffer(new std::uint8_t[capacity]);
     std::uint8_t* const end = buffer.get() + capacity;
     RegisterStates states;
     states.high.fill(1);
-    const RegisterEncodeTable table = make_encode_table(plan.table, kind);
     const std::uint8_t* const begin = encode_register_lanes(table, states, symbols, end);
     blob.reserve(blob.size() + 2 * kRegisterLanes + static_cast<std::size_t>(end - begin));
     blob.insert(blob.end(), states.low.begin(), states.low.end());
@@ -104,8 +94,10 @@ bool RegisterDecoder::open_escapes(ByteView& in, std::size_t count, SymbolKind k
     const std::size_t size = load_le32(in.data() + 4);
     in = in.subspan(8);
     if (escaped == 0 || escaped > count || size > in.size()) return false;
-    escapes_.resize(escaped);
-    if (!rans_decode(in.first(size), std::span(escapes_), kind)) return false;
+    escapes_.assign(escaped + kEscapeSlack, 0);
+    if (!rans_decode(in.first(size), std::span(escapes_).first(escaped), kind)) return false;
+    next_escape_ = escapes_.data();
+    end_of_escapes_ = next_escape_ + escaped;
     in = in.subspan(size);
     return true;
 }
@@ -115,7 +107,7 @@ bool RegisterDecoder::open(ByteView blob, std::size_t count, SymbolKind kind) {
     RegisterTable table;
     if (count == 0 || !read_register_table(blob, kind, table)) return false;
     escapes_.clear();
-    used_escapes_ = 0;
+    next_escape_ = end_of_escapes_ = nullptr;
     if (table.escape) {
         placeholder_ = from_index<std::uint8_t>(table.symbols[table.escape_id()], kind);
         if (!open_escapes(blob, count, kind)) return false;
@@ -163,18 +155,8 @@ bool RegisterDecoder::decode_piece(std::span<std::uint8_t> out) {
     }
     std::uint8_t* const rest = out.data() + groups * kRegisterLanes;
     decode_register_lanes(lookup_, states_, next_, rest, remainder);
-    return next_ <= end_ && (escapes_.empty() || patch_escapes(out));
-}
-
-bool RegisterDecoder::patch_escapes(std::span<std::uint8_t> out) {
-    std::uint8_t* at = out.data();
-    std::uint8_t* const end = at + out.size();
-    while ((at = static_cast<std::uint8_t*>(
-                std::memchr(at, placeholder_, static_cast<std::size_t>(end - at)))) != nullptr) {
-        if (used_escapes_ == escapes_.size()) return false;
-        *at++ = escapes_[used_escapes_++];
-    }
-    return true;
+    if (next_ > end_) return false;
+    return escapes_.empty() || patch_escapes(out, placeholder_, next_escape_, end_of_escapes_);
 }
 
 bool RegisterDecoder::decode(std::span<std::uint8_t> out) {
@@ -190,7 +172,7 @@ bool RegisterDecoder::decode(std::span<std::uint8_t> out) {
 }
 
 bool RegisterDecoder::finished() const noexcept {
-    if (!good_ || left_ > 0 || next_ != end_ || used_escapes_ != escapes_.size()) return false;
+    if (!good_ || left_ > 0 || next_ != end_ || next_escape_ != end_of_escapes_) return false;
     for (unsigned lane = 0; lane < kRegisterLanes; ++lane) {
         if (states_.low[lane] != 0 || states_.high[lane] != 1) return false;
     }

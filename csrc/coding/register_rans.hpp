@@ -66,6 +66,10 @@ struct RegisterStates {
 // It refers to the bytes of `blob`, which must outlive it.
 class RegisterDecoder {
   public:
+    RegisterDecoder() = default;
+    RegisterDecoder(const RegisterDecoder&) = delete;  // it points into itself
+    RegisterDecoder& operator=(const RegisterDecoder&) = delete;
+
     // Reads the head of the blob of `count` symbols; false if it is malformed.
     [[nodiscard]] bool open(ByteView blob, std::size_t count, SymbolKind kind);
 
@@ -80,12 +84,12 @@ class RegisterDecoder {
     bool open_escapes(ByteView& in, std::size_t count, SymbolKind kind);
     bool decode_piece(std::span<std::uint8_t> out);
     void enter_tail();
-    bool patch_escapes(std::span<std::uint8_t> out);
 
     RegisterLookup lookup_;
     RegisterStates states_;
-    std::vector<std::uint8_t> escapes_;
-    std::size_t used_escapes_ = 0;
+    std::vector<std::uint8_t> escapes_;  // with zeros behind them
+    const std::uint8_t* next_escape_ = nullptr;
+    const std::uint8_t* end_of_escapes_ = nullptr;
     std::uint8_t placeholder_ = 0;
     std::size_t left_ = 0;  // symbols to decode
     const std::uint8_t* next_ = nullptr;
