@@ -40,9 +40,13 @@ template <typename Word>
 void make_symbols(std::span<const Word> words, const FloatLayout& layout, std::uint8_t* symbols,
                   std::vector<std::uint16_t>& escapes) {
     if (!layout.mapped()) {
-        for (std::size_t i = 0; i < words.size(); ++i) {
-            symbols[i] = static_cast<std::uint8_t>(top_of(words[i], layout.top_bits));
-        }
+        // The common width as a constant: shifts that the compiler knows are fewer.
+        const auto cut = [&](unsigned top_bits) {
+            for (std::size_t i = 0; i < words.size(); ++i) {
+                symbols[i] = static_cast<std::uint8_t>(top_of(words[i], top_bits));
+            }
+        };
+        layout.top_bits == 8 ? cut(8) : cut(layout.top_bits);
         return;
     }
     for (std::size_t i = 0; i < words.size(); ++i) {

@@ -209,6 +209,13 @@ void pack_fields(std::span<const Word> words, unsigned top_bits, unsigned zeros,
     unsigned filled = 0;  // below 8
     std::size_t done = 0;
 #if defined(TERSOR_AVX2)
+    if constexpr (sizeof(Word) == 2) {
+        if (width == 8 && zeros == 0) {  // a byte each: nothing is packed
+            for (const Word word : words) *to++ = static_cast<std::uint8_t>(word << 1 | word >> kSign);
+            out.resize(start + bytes);
+            return;
+        }
+    }
     if constexpr (sizeof(Word) < 8) {
         // What is extracted from eight bytes has to fit behind up to seven bits.
         if (active_isa() >= Isa::avx2 && 8 / sizeof(Word) * width < 57) {
