@@ -18,7 +18,7 @@ namespace tersor {
 namespace {
 
 constexpr SymbolKind kSymbols{8, 0};
-constexpr std::size_t kPiece = 4096;  // symbols that are merged while they are in the cache
+constexpr std::size_t kPiece = 4096;      // symbols that are merged while they are in the cache
 constexpr std::size_t kLeastGain = 1024;  // arrays that would shrink by less than this part stay
 constexpr std::uint8_t kBuckets = 11;
 
@@ -154,8 +154,8 @@ template <typename Word>
 bool patch_escapes(const std::uint8_t* symbols, std::span<Word> words, unsigned top_bits,
                    ByteView& escapes) {
     const unsigned shift = kWordBits<Word> - 1 - top_bits;
-    const Word kept = static_cast<Word>(
-        ~(static_cast<std::uint64_t>((1u << top_bits) - 1) << shift));
+    const Word kept =
+        static_cast<Word>(~(static_cast<std::uint64_t>((1u << top_bits) - 1) << shift));
     for (std::size_t i = 0; i < words.size(); ++i) {
         if (symbols[i] != kEscape) continue;
         if (escapes.size() < 2) return false;
@@ -239,12 +239,12 @@ bool float_decode(ByteView blob, std::span<Word> words, const MatrixShape& shape
         for (std::size_t at = begin; at < end;) {
             if (at == run->end) ++run;
             const std::size_t stop = std::min(end, run->end);
-            merge_fields(std::span(symbols + (at - begin), stop - at), map, run->fields,
-                         run->zeros, at - run->begin, words.data() + at);
+            merge_fields(std::span(symbols + (at - begin), stop - at), map, run->fields, run->zeros,
+                         at - run->begin, words.data() + at);
             at = stop;
         }
-        if (layout.mapped() && !patch_escapes(symbols, words.subspan(begin, end - begin),
-                                              layout.top_bits, escapes)) {
+        if (layout.mapped() &&
+            !patch_escapes(symbols, words.subspan(begin, end - begin), layout.top_bits, escapes)) {
             return false;
         }
     }
