@@ -99,13 +99,13 @@ struct Step {
     // Eight lanes one symbol further; returns the slots' entries.
     TERSOR_AVX2 inline __m256i operator()(__m256i& x, const std::uint16_t* offsets,
                                           const std::uint8_t*& next) const {
-        const __m256i table = _mm256_cvtepu16_epi32(
-            _mm_loadu_si128(reinterpret_cast<const __m128i*>(offsets)));
+        const __m256i table =
+            _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(offsets)));
         const __m256i index = _mm256_add_epi32(table, _mm256_and_si256(x, mask));
         const __m256i slot = _mm256_i32gather_epi32(reinterpret_cast<const int*>(slots), index,
                                                     sizeof(std::uint32_t));
-        const __m256i less_one = _mm256_and_si256(_mm256_srli_epi32(slot, 8),
-                                                  _mm256_set1_epi32(0xfff));
+        const __m256i less_one =
+            _mm256_and_si256(_mm256_srli_epi32(slot, 8), _mm256_set1_epi32(0xfff));
         const __m256i quotient = _mm256_srl_epi32(x, scale_bits);
         const __m256i state =
             _mm256_add_epi32(_mm256_mullo_epi32(less_one, quotient),

@@ -21,9 +21,7 @@ struct RiceCode {
     std::uint32_t distance(std::uint32_t value) const noexcept {
         return value >= middle ? 2 * (value - middle) : 2 * (middle - value) - 1;
     }
-    std::uint32_t unary(std::uint32_t value) const noexcept {
-        return distance(value) >> parameter;
-    }
+    std::uint32_t unary(std::uint32_t value) const noexcept { return distance(value) >> parameter; }
 };
 
 // The code that takes the fewest bits.

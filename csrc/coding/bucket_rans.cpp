@@ -70,8 +70,8 @@ std::uint8_t* encode_lanes(std::span<const T> symbols, SymbolKind kind, const Bu
         tables.fill(begin, std::span(offsets).first(i - begin));
         for (; i > begin; --i) {
             const std::size_t table = offsets[i - 1 - begin] >> model.scale_bits;
-            const EncodeStep& step = steps[table * kMaxBucketAlphabet +
-                                           (to_index(symbols[i - 1], kind) - model.first)];
+            const EncodeStep& step =
+                steps[table * kMaxBucketAlphabet + (to_index(symbols[i - 1], kind) - model.first)];
             std::uint32_t x = states[(i - 1) & (lanes - 1)];
             // Always store, move only if needed: no branch to mispredict.
             store_le16(out - 2, x);

@@ -18,7 +18,7 @@ namespace tersor {
 namespace {
 
 constexpr SymbolKind kSymbols{8, 0};
-constexpr std::size_t kPiece = 8192;  // symbols that are merged while they are in the cache
+constexpr std::size_t kPiece = 4096;      // symbols that are merged while they are in the cache
 constexpr std::size_t kLeastGain = 1024;  // arrays that would shrink by less than this part stay
 constexpr std::uint8_t kBuckets = 11;
 
@@ -37,25 +37,26 @@ bool take_size(ByteView& in, std::size_t& size) {
 }
 
 template <typename Word>
-std::unique_ptr<std::uint8_t[]> make_symbols(std::span<const Word> words,
-                                             const FloatLayout& layout,
-                                             std::vector<std::uint16_t>& escapes) {
-    std::unique_ptr<std::uint8_t[]> symbols(new std::uint8_t[words.size()]);
+void make_symbols(std::span<const Word> words, const FloatLayout& layout, std::uint8_t* symbols,
+                  std::vector<std::uint16_t>& escapes) {
     if (!layout.mapped()) {
-        for (std::size_t i = 0; i < words.size(); ++i) {
-            symbols[i] = static_cast<std::uint8_t>(top_of(words[i], layout.top_bits));
-        }
-        return symbols;
+        // The common width as a constant: shifts that the compiler knows are fewer.
+        const auto cut = [&](unsigned top_bits) {
+            for (std::size_t i = 0; i < words.size(); ++i) {
+                symbols[i] = static_cast<std::uint8_t>(top_of(words[i], top_bits));
+            }
+        };
+        layout.top_bits == 8 ? cut(8) : cut(layout.top_bits);
+        return;
     }
     for (std::size_t i = 0; i < words.size(); ++i) {
         const std::uint32_t top = top_of(words[i], layout.top_bits);
         const std::uint32_t place = top - layout.first_top;
-        symbols[i] = static_cast<std::uint8_t>(top == 0          ? kZeroTop
-                                               : place < kWindow ? place + kFirstTop
-                                                                 : kEscape);
-        if (symbols[i] == kEscape) escapes.push_back(static_cast<std::uint16_t>(top));
+        std::uint32_t symbol = place < kWindow ? place + kFirstTop : kEscape;
+        if (top == 0) symbol = kZeroTop;
+        symbols[i] = static_cast<std::uint8_t>(symbol);
+        if (symbol == kEscape) escapes.push_back(static_cast<std::uint16_t>(top));
     }
-    return symbols;
 }
 
 struct SymbolBlob {
@@ -153,8 +154,8 @@ template <typename Word>
 bool patch_escapes(const std::uint8_t* symbols, std::span<Word> words, unsigned top_bits,
                    ByteView& escapes) {
     const unsigned shift = kWordBits<Word> - 1 - top_bits;
-    const Word kept = static_cast<Word>(
-        ~(static_cast<std::uint64_t>((1u << top_bits) - 1) << shift));
+    const Word kept =
+        static_cast<Word>(~(static_cast<std::uint64_t>((1u << top_bits) - 1) << shift));
     for (std::size_t i = 0; i < words.size(); ++i) {
         if (symbols[i] != kEscape) continue;
         if (escapes.size() < 2) return false;
@@ -173,10 +174,13 @@ Bytes float_encode(std::span<const Word> words, const MatrixShape& shape, bool s
     FloatLayout layout;
     if (!plan_floats(words, shape, small, layout)) return {};
     std::vector<std::uint16_t> escapes;
-    const auto symbols = make_symbols(words, layout, escapes);
+    // Kept from call to call: the pages of fresh memory would cost as much time as the coding.
+    thread_local std::vector<std::uint8_t> symbols;
+    symbols.resize(std::max(symbols.size(), words.size()));
+    make_symbols(words, layout, symbols.data(), escapes);
     Bytes blob;
     write_layout(blob, layout);
-    const SymbolBlob coded = encode_symbols({symbols.get(), words.size()}, shape, small);
+    const SymbolBlob coded = encode_symbols({symbols.data(), words.size()}, shape, small);
     blob.push_back(coded.method);
     append_le32(blob, coded.bytes.size());
     const std::size_t widest = kWordBits<Word> - layout.top_bits - layout.zeros.front();
@@ -235,12 +239,12 @@ bool float_decode(ByteView blob, std::span<Word> words, const MatrixShape& shape
         for (std::size_t at = begin; at < end;) {
             if (at == run->end) ++run;
             const std::size_t stop = std::min(end, run->end);
-            merge_fields(std::span(symbols + (at - begin), stop - at), map, run->fields,
-                         run->zeros, at - run->begin, words.data() + at);
+            merge_fields(std::span(symbols + (at - begin), stop - at), map, run->fields, run->zeros,
+                         at - run->begin, words.data() + at);
             at = stop;
         }
-        if (layout.mapped() && !patch_escapes(symbols, words.subspan(begin, end - begin),
-                                              layout.top_bits, escapes)) {
+        if (layout.mapped() &&
+            !patch_escapes(symbols, words.subspan(begin, end - begin), layout.top_bits, escapes)) {
             return false;
         }
     }

@@ -74,9 +74,9 @@ struct Unpacker {
 
     // Reads at most 16 bytes from `from + upper` on.
     TERSOR_AVX2 inline __m256i operator()(const std::uint8_t* from) const {
-        const __m256i bytes = _mm256_set_m128i(
-            _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + upper)),
-            _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+        const __m256i bytes =
+            _mm256_set_m128i(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + upper)),
+                             _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
         return _mm256_and_si256(_mm256_srlv_epi32(_mm256_shuffle_epi8(bytes, shuffle), shift),
                                 mask);
     }
@@ -96,15 +96,14 @@ TERSOR_AVX2 inline std::size_t merge_avx2(const std::uint8_t* symbols, std::size
     std::size_t i = 0;
     for (; i + 8 <= count && static_cast<std::size_t>(end - fields) >= reach;
          i += 8, fields += width) {
-        const __m256i symbol = _mm256_cvtepu8_epi32(
-            _mm_loadl_epi64(reinterpret_cast<const __m128i*>(symbols + i)));
-        const __m256i top = _mm256_andnot_si256(_mm256_cmpeq_epi32(symbol, zero),
-                                                _mm256_add_epi32(symbol, base));
+        const __m256i symbol =
+            _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(symbols + i)));
+        const __m256i top =
+            _mm256_andnot_si256(_mm256_cmpeq_epi32(symbol, zero), _mm256_add_epi32(symbol, base));
         const __m256i field = unpack(fields);
         const __m256i rest = _mm256_sll_epi32(_mm256_srli_epi32(field, 1), zero_shift);
-        const __m256i word =
-            _mm256_or_si256(_mm256_or_si256(_mm256_sll_epi32(top, top_shift), rest),
-                            _mm256_slli_epi32(field, 31));
+        const __m256i word = _mm256_or_si256(
+            _mm256_or_si256(_mm256_sll_epi32(top, top_shift), rest), _mm256_slli_epi32(field, 31));
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(words + i), word);
     }
     return i;
@@ -123,8 +122,8 @@ TERSOR_AVX2 inline std::size_t merge_bytes_avx2(const std::uint8_t* symbols, std
         const __m256i low = _mm256_unpacklo_epi8(field, top);
         const __m256i high = _mm256_unpackhi_epi8(field, top);
         __m256i* const to = reinterpret_cast<__m256i*>(words + i);
-        _mm256_storeu_si256(
-            to, _mm256_or_si256(_mm256_srli_epi16(low, 1), _mm256_slli_epi16(low, 15)));
+        _mm256_storeu_si256(to,
+                            _mm256_or_si256(_mm256_srli_epi16(low, 1), _mm256_slli_epi16(low, 15)));
         _mm256_storeu_si256(
             to + 1, _mm256_or_si256(_mm256_srli_epi16(high, 1), _mm256_slli_epi16(high, 15)));
     }
@@ -149,16 +148,15 @@ TERSOR_AVX2 inline std::size_t merge_avx2(const std::uint8_t* symbols, std::size
     std::size_t i = 0;
     for (; i + 16 <= count && static_cast<std::size_t>(end - fields) >= reach;
          i += 16, fields += 2 * width) {
-        const __m256i symbol = _mm256_cvtepu8_epi16(
-            _mm_loadu_si128(reinterpret_cast<const __m128i*>(symbols + i)));
-        const __m256i top = _mm256_andnot_si256(_mm256_cmpeq_epi16(symbol, zero),
-                                                _mm256_add_epi16(symbol, base));
+        const __m256i symbol =
+            _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(symbols + i)));
+        const __m256i top =
+            _mm256_andnot_si256(_mm256_cmpeq_epi16(symbol, zero), _mm256_add_epi16(symbol, base));
         const __m256i field = _mm256_permute4x64_epi64(
             _mm256_packus_epi32(unpack(fields), unpack(fields + width)), 0xd8);
         const __m256i rest = _mm256_sll_epi16(_mm256_srli_epi16(field, 1), zero_shift);
-        const __m256i word =
-            _mm256_or_si256(_mm256_or_si256(_mm256_sll_epi16(top, top_shift), rest),
-                            _mm256_slli_epi16(field, 15));
+        const __m256i word = _mm256_or_si256(
+            _mm256_or_si256(_mm256_sll_epi16(top, top_shift), rest), _mm256_slli_epi16(field, 15));
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(words + i), word);
     }
     return i;
@@ -209,6 +207,14 @@ void pack_fields(std::span<const Word> words, unsigned top_bits, unsigned zeros,
     unsigned filled = 0;  // below 8
     std::size_t done = 0;
 #if defined(TERSOR_AVX2)
+    if constexpr (sizeof(Word) == 2) {
+        if (width == 8 && zeros == 0) {  // a byte each: nothing is packed
+            for (const Word word : words)
+                *to++ = static_cast<std::uint8_t>(word << 1 | word >> kSign);
+            out.resize(start + bytes);
+            return;
+        }
+    }
     if constexpr (sizeof(Word) < 8) {
         // What is extracted from eight bytes has to fit behind up to seven bits.
         if (active_isa() >= Isa::avx2 && 8 / sizeof(Word) * width < 57) {

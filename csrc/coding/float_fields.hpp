@@ -32,8 +32,7 @@ constexpr unsigned field_bits(unsigned top_bits, unsigned zeros) noexcept {
 
 template <typename Word>
 inline std::uint32_t top_of(Word word, unsigned top_bits) noexcept {
-    return static_cast<std::uint32_t>(static_cast<Word>(word << 1) >>
-                                      (kWordBits<Word> - top_bits));
+    return static_cast<std::uint32_t>(static_cast<Word>(word << 1) >> (kWordBits<Word> - top_bits));
 }
 
 // Appends the fields of `words`; the last byte is padded.

@@ -25,8 +25,8 @@ inline constexpr std::uint32_t kFirstTop = 2;
 inline constexpr std::uint32_t kWindow = 256 - kFirstTop;
 
 struct FloatLayout {
-    unsigned top_bits = 8;        // 5..13, below the bits of a word
-    std::uint32_t first_top = 0;  // if mapped: at most 2^top_bits - kWindow
+    unsigned top_bits = 8;                  // 5..13, below the bits of a word
+    std::uint32_t first_top = 0;            // if mapped: at most 2^top_bits - kWindow
     std::vector<std::uint8_t> zeros = {0};  // of each class; 1, 2 or 4 of them
     std::vector<std::uint8_t> class_of;     // of each row; empty if there is one class
 

@@ -10,10 +10,10 @@
 namespace tersor {
 namespace {
 
-constexpr std::size_t kSample = 1u << 15;     // words that decide about tops and zeros
-constexpr std::size_t kManyZeros = 16;        // more zeros than this part: byte planes do better
-constexpr std::size_t kShortRow = 32;         // rows that are not worth a flag
-constexpr std::size_t kUsualPart = 2048;      // symbols outside of the usual ones: this part at most
+constexpr std::size_t kSample = 1u << 15;  // words that decide about tops and zeros
+constexpr std::size_t kManyZeros = 16;     // more zeros than this part: byte planes do better
+constexpr std::size_t kShortRow = 32;      // rows that are not worth a flag
+constexpr std::size_t kUsualPart = 2048;   // symbols outside of the usual ones: this part at most
 constexpr std::size_t kRegisterSymbols = 30;  // usual symbols of the fast shape
 constexpr std::size_t kTableSymbols = 140;    // of the small one
 
@@ -39,8 +39,8 @@ std::vector<Word> take_sample(std::span<const Word> words) {
     sample.reserve(kSample);
     const std::size_t runs = kSample / kRunLength;
     for (std::size_t i = 0; i < runs; ++i) {
-        const auto begin = words.begin() +
-                           static_cast<std::ptrdiff_t>((words.size() - kRunLength) * i / (runs - 1));
+        const auto begin = words.begin() + static_cast<std::ptrdiff_t>((words.size() - kRunLength) *
+                                                                       i / (runs - 1));
         sample.insert(sample.end(), begin, begin + static_cast<std::ptrdiff_t>(kRunLength));
     }
     return sample;
