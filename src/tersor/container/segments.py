@@ -109,33 +109,25 @@ def _decode_codes(
 ) -> None:
     assert item.part is not None
     row = target.params.code_words()
-    begin, end = item.start * row.words, (item.start + item.part.elements) * row.words
-    if mask is None:
-        _decode_run(blob, section, target.codes[begin:end], item.part, row, target, state)
-        return
-    kept = Geometry(1, int(np.count_nonzero(mask)))
-    words = empty_words(kept.elements, row)
-    _decode_run(blob, section, words, kept, row, target, state)
-    target.codes[begin:end].reshape(-1, row.words)[mask] = words.reshape(-1, row.words)
-
-
-def _decode_run(
-    blob: memoryview,
-    section: Section,
-    out: np.ndarray,
-    part: Geometry,
-    row: WireType,
-    target: Target,
-    state: State,
-) -> None:
     bits = target.params.symbol_bits
-    if bits is None:
-        lanes = Geometry(part.rows, part.columns * row.words, part.kernel)
-        decode_array(_method(section), blob, out, row.kind, lanes, state)
-        return
-    signed = row.kind == "signed"
-    view = out.view(np.dtype(f"i{out.itemsize}")) if signed else out
-    decode_symbols(_method(section), blob, view, part, bits, state)
+    out = target.codes[item.start * row.words : (item.start + item.part.elements) * row.words]
+    if bits is not None:
+        view = out.view(np.dtype(f"i{out.itemsize}")) if row.kind == "signed" else out
+        decode_symbols(_method(section), blob, view, item.part, bits, state, mask)
+    elif mask is None:
+        _decode_words(blob, section, out, item.part, row, state)
+    else:
+        kept = Geometry(1, int(np.count_nonzero(mask)))
+        words = empty_words(kept.elements, row)
+        _decode_words(blob, section, words, kept, row, state)
+        out.reshape(-1, row.words)[mask] = words.reshape(-1, row.words)
+
+
+def _decode_words(
+    blob: memoryview, section: Section, out: np.ndarray, part: Geometry, row: WireType, state: State
+) -> None:
+    lanes = Geometry(part.rows, part.columns * row.words, part.kernel)
+    decode_array(_method(section), blob, out, row.kind, lanes, state)
 
 
 def _method(section: Section) -> Method:

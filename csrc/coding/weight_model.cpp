@@ -1,0 +1,45 @@
+#include "coding/weight_model.hpp"
+
+#include <cmath>
+
+namespace tersor {
+namespace {
+
+constexpr std::uint32_t kTrust = 20;  // decisions that the prior counts as
+
+Counter counter_of(double probability) {
+    const double bounded = std::clamp(probability, 0.0005, 0.9995);
+    return {static_cast<std::uint32_t>(bounded * 65536.0), kTrust};
+}
+
+}  // namespace
+
+// Before anything is learned, sizes are those of a rounded Laplace distribution of mean size s:
+// P(size >= k) = u^(2k - 1), where s = u / (1 - u^2). Only operations that IEEE 754 rounds
+// correctly are used, so every machine starts from the same counters.
+WeightModel::WeightModel() : sizes_(SizeContexts::kEnd * kSizeNodes) {
+    constexpr double kEighth = 1.0905077326652577;  // 2^(1/8)
+    double s = 0.01631703791171288;                 // 2^(1/16 - 6), the middle of step 0
+    for (std::size_t step = 0; step < kScaleSteps; ++step, s *= kEighth) {
+        const double u = 2.0 * s / (1.0 + std::sqrt(1.0 + 4.0 * s * s));
+        Counter* nodes = &sizes_[(SizeContexts::kStep + step) * kSizeNodes];
+        nodes[0] = counter_of(1.0 - u);
+        double power = u * u;  // u^(2 2^top) = P(size >= 2^(top + 1)) / P(size >= 2^top)
+        double quarter = 1.0, half = u;
+        for (std::size_t top = 0; top < 16; ++top) {
+            if (top < kSizeNodes - 1) nodes[1 + top] = counter_of(power);
+            // The upper half of 2^top sizes against the lower: power^(1/2) : 1; and so on.
+            upper_bits_[top * 4 + 1][step] = counter_of(half / (1.0 + half));
+            upper_bits_[top * 4 + 2][step] = counter_of(quarter / (1.0 + quarter));
+            upper_bits_[top * 4 + 3][step] = upper_bits_[top * 4 + 2][step];
+            quarter = half;
+            half = power;
+            power *= power;
+        }
+    }
+    lower_bits_.fill(counter_of(0.5));
+    heads.fill(Counter(1u << 15, 0));
+    std::fill_n(signs_.begin(), SignContexts::kAround, Counter(1u << 15, 0));
+}
+
+}  // namespace tersor
