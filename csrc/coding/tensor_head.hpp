@@ -4,8 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
+#include "coding/fixed_log.hpp"
 #include "coding/tensor_walk.hpp"
 #include "coding/weight_model.hpp"
 
@@ -42,12 +44,12 @@ constexpr std::size_t kChannelsTold = 258;
 constexpr std::size_t kDead = 259;  // + 1 if the one before is dead
 }  // namespace head_node
 
-// What an encoder says about `count` values. Flags of dead rows or channels are worth telling if
-// they save a few decisions each.
+// What an encoder says about `count` values. Flags of dead rows or channels are told if they cost
+// less than the zeros that they save.
 template <typename ValueAt>
 TensorHead describe(std::size_t count, const TensorShape& shape, std::span<const std::uint8_t> kept,
                     ValueAt value_at) {
-    constexpr std::size_t kWorth = 2;
+    constexpr std::size_t kFlagCost = 5 << 10;  // a bit and a quarter, in 2^-12
     constexpr std::size_t kSpike = 3;  // a Laplace distribution of 1.5 bits has less than 2
     TensorHead head = blank_head(count, shape);
     std::vector<std::uint8_t> row_lives(head.rows.count), channel_lives(head.channels.count);
@@ -71,13 +73,19 @@ TensorHead describe(std::size_t count, const TensorShape& shape, std::span<const
         channel_lives[channel] |= value != 0;
     });
     head.is_spiked = zeros > kSpike * ones;
-    std::size_t in_rows = 0, in_channels = 0;
-    each([&](std::int32_t, std::size_t row, std::size_t channel) {
-        in_rows += row_lives[row] == 0;
-        in_channels += channel_lives[channel] == 0;
+    std::size_t in_rows = 0, in_channels = 0, outside = 0, zeros_outside = 0;
+    each([&](std::int32_t value, std::size_t row, std::size_t channel) {
+        const bool row_lives_on = row_lives[row] != 0,
+                   channel_lives_on = channel_lives[channel] != 0;
+        in_rows += !row_lives_on;
+        in_channels += !channel_lives_on;
+        outside += row_lives_on && channel_lives_on;
+        zeros_outside += row_lives_on && channel_lives_on && value == 0;
     });
-    const auto tell = [](Liveness& told, std::vector<std::uint8_t>& lives, std::size_t saved) {
-        if (saved < kWorth * told.count) return;
+    // What a 0 costs where nothing is dead, in 2^-12 bits.
+    const int zero_cost = fixed_log2(outside + 1) - fixed_log2(zeros_outside + 1);
+    const auto tell = [&](Liveness& told, std::vector<std::uint8_t>& lives, std::size_t saved) {
+        if (saved * static_cast<std::size_t>(zero_cost) < told.count * kFlagCost) return;
         for (std::uint8_t& life : lives) life = life == 0;
         told.dead = std::move(lives);
     };
