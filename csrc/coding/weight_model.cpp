@@ -23,18 +23,23 @@ WeightModel::WeightModel() : sizes_(SizeContexts::kEnd * kSizeNodes) {
     for (std::size_t step = 0; step < kScaleSteps; ++step, s *= kEighth) {
         const double u = 2.0 * s / (1.0 + std::sqrt(1.0 + 4.0 * s * s));
         Counter* nodes = &sizes_[(SizeContexts::kStep + step) * kSizeNodes];
-        nodes[0] = counter_of(1.0 - u);
-        double power = u * u;  // u^(2 2^top) = P(size >= 2^(top + 1)) / P(size >= 2^top)
-        double quarter = 1.0, half = u;
-        for (std::size_t top = 0; top < 16; ++top) {
-            if (top < kSizeNodes - 1) nodes[1 + top] = counter_of(power);
-            // The upper half of 2^top sizes against the lower: power^(1/2) : 1; and so on.
-            upper_bits_[top * 4 + 1][step] = counter_of(half / (1.0 + half));
-            upper_bits_[top * 4 + 2][step] = counter_of(quarter / (1.0 + quarter));
-            upper_bits_[top * 4 + 3][step] = upper_bits_[top * 4 + 2][step];
-            quarter = half;
+        // tail = P(size >= 2^n), for n = 0, 1, ...: u^(2 2^n - 1).
+        const unsigned likely = likely_width(step);
+        double power = u;  // u^(2^n)
+        double half = 1.0, quarter = 1.0;
+        double tail = u, before = 1.0;  // of n, of n - 1
+        for (unsigned n = 0; n < 16; ++n) {
+            // Width above n: size >= 2^n, if size >= 2^(n - 1) or for any size.
+            nodes[n] = counter_of(n + 1 == likely ? tail : power);
+            if (n > 0) nodes[kDown + n] = counter_of((before - tail) / (1.0 - tail));
+            // 2^n sizes: the upper half against the lower is half : 1, and so on.
+            upper_bits_[n * 4 + 1][step] = counter_of(power / (1.0 + power));
+            upper_bits_[n * 4 + 2][step] = counter_of(half / (1.0 + half));
+            upper_bits_[n * 4 + 3][step] = upper_bits_[n * 4 + 2][step];
             half = power;
             power *= power;
+            before = tail;
+            tail *= power;
         }
     }
     lower_bits_.fill(counter_of(0.5));

@@ -28,8 +28,15 @@ struct ResidualRange {
 
 class WeightModel {
   public:
-    // Decisions about a size: is it 0; is floor(log2 size) above 0, ..., 14.
-    static constexpr std::size_t kSizeNodes = 16;
+    // Decisions about the bit width of a size: n: is it above n, where it is at least n (or at
+    // least n + 1, for the first question); kDown + n: is it n, where it is at most n.
+    static constexpr std::size_t kSizeNodes = 32;
+    static constexpr unsigned kDown = 16;
+
+    // The bit width that is asked for first, near the median; at least 1.
+    static unsigned likely_width(std::size_t step) noexcept {
+        return step < 56 ? 1 : static_cast<unsigned>(step >> 3) - 5;
+    }
     static constexpr std::size_t kHeads = 256 + 6;
 
     WeightModel();
@@ -72,16 +79,23 @@ std::uint32_t WeightModel::code_size(Coder& coder, const Place& place, const Mag
     for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = &sizes_[contexts.at[i] * kSizeNodes];
     SizeMixer* by_kind = &kind_mixers_[place.kind * kSizeNodes];
     SizeMixer* by_scale = &scale_mixers_[(now.step >> 1) * kSizeNodes];
-    const auto mixed = [&](bool decision) {
-        const bool coded = code_mixed(coder, rows, *by_kind++, *by_scale++, decision);
-        for (Counter*& row : rows) ++row;
-        return coded;
+    const auto mixed = [&](unsigned node, bool decision) {
+        std::array<Counter*, SizeContexts::kCount> counters;
+        for (std::size_t i = 0; i < counters.size(); ++i) counters[i] = rows[i] + node;
+        return code_mixed(coder, counters, by_kind[node], by_scale[node], decision);
     };
-    if (mixed(size == 0)) return 0;
-    const auto last = static_cast<unsigned>(std::bit_width(most)) - 1;
-    const auto actual = static_cast<unsigned>(std::bit_width(size)) - 1;
-    unsigned top = 0;
-    while (top < last && mixed(actual > top)) ++top;
+    const auto last = static_cast<unsigned>(std::bit_width(most));
+    const auto actual = static_cast<unsigned>(std::bit_width(size));
+    const unsigned middle_width = std::min(likely_width(now.step), last);
+    unsigned width = middle_width;
+    if (mixed(width - 1, actual >= width)) {
+        while (width < last && mixed(width, actual > width)) ++width;
+    } else {
+        --width;
+        while (width > 0 && !mixed(kDown + width, actual == width)) --width;
+    }
+    if (width == 0) return 0;
+    const unsigned top = width - 1;
 
     std::uint32_t prefix = 1;
     for (unsigned bit = top; bit-- > 0;) {
