@@ -24,6 +24,7 @@ class WeightWalk {
           shape_(shape),
           head_(head),
           scales_(model.scale, shape),
+          leanings_(shape.kernel > 1 ? 0 : shape.row_length()),
           history_(shape),
           place_(Place::start(shape)) {
         scales_.start_row();
@@ -43,15 +44,19 @@ class WeightWalk {
         const Scale scale = scales_.predict(place_, near);
         const std::int32_t centre =
             head_.is_spiked ? 0 : std::clamp((predicted + 128) >> 8, head_.least, head_.most);
+        Signs signs = history_.signs_near(place_);
+        if (shape_.kernel == 1) signs.column = leanings_.level(place_.column);
         const Outlook now = outlook_of(scale, predicted - centre * 256);
         const std::int32_t residual =
-            model_.code(coder_, place_, near, history_.signs_near(place_), now,
+            model_.code(coder_, place_, near, signs, now,
                         {head_.least - centre, head_.most - centre}, value - centre);
         const auto size = static_cast<std::uint32_t>(residual < 0 ? -residual : residual);
         value = residual + centre;
         scales_.learn(place_, scale, size);
         if (shape_.kernel > 1) {
             learn_value(model_.value, place_, before, predicted, value, scale.mean);
+        } else {
+            leanings_.learn(place_.column, value);
         }
         history_.put(place_, value, size);
         return value;
@@ -75,6 +80,7 @@ class WeightWalk {
     const TensorShape& shape_;
     const TensorHead& head_;
     ScalePredictor scales_;
+    ColumnLeanings leanings_;
     RowHistory history_;
     Place place_;
     std::size_t row_ = 0;

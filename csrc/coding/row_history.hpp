@@ -49,7 +49,7 @@ class RowHistory {
 
     Signs signs_near(const Place& place) const noexcept {
         const std::int32_t* now = value_rows_[0] + place.column;
-        Signs signs{sign(now[-1]), sign(value_rows_[1][place.column]), 0, 0};
+        Signs signs{sign(now[-1]), sign(value_rows_[1][place.column]), 0, 0, 0};
         if (shape_.kernel > 1) {
             signs.previous = sign(now[-static_cast<std::ptrdiff_t>(shape_.kernel)]);
             if (place.position >= shape_.width && shape_.width > 0) {

@@ -22,7 +22,7 @@ constexpr auto kInverses = [] {
     return inverses;
 }();
 
-constexpr std::size_t kDenseInputs = 6;  // the others are of kernels
+constexpr std::size_t kDenseInputs = 6;       // the others are of kernels
 constexpr std::int64_t kMostScore = 5 << 11;  // 2.5: an outlier says no more
 constexpr int kLogLimit = 15 * kLogOne;
 constexpr int kWeightShift = 15;

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "coding/scale_predictor.hpp"
+#include "coding/value_predictor.hpp"
 
 namespace tersor {
 
@@ -81,9 +82,10 @@ class SizeContexts {
     }
 };
 
-// Signs around a position: -1, 0, 1.
+// Signs around a position: -1, 0, 1; and how its column leans (dense matrices only).
 struct Signs {
     int left, up, previous, above;
+    std::size_t column;
 };
 
 // Contexts of the sign of a residual of known size.
@@ -94,14 +96,14 @@ class SignContexts {
     static constexpr std::size_t kAround = 24 * 2 * 8;      // signs around x kind of kernel
     static constexpr std::size_t kSize = kAround + 4 * 81;  // the size
     static constexpr std::size_t kTap = kSize + 256;        // expected residual / s x position
-    static constexpr std::size_t kEnd = kTap + kTaps * 24 * 2;
+    static constexpr std::size_t kColumn = kTap + kTaps * 24 * 2;  // the column's leaning x size
+    static constexpr std::size_t kEnd = kColumn + ColumnLeanings::kLevels * 4;
 
     std::array<std::size_t, kCount> at;
-    std::size_t lean;  // 0..23
 
     SignContexts(const Place& place, const Signs& signs, const Outlook& now,
                  std::uint32_t size) noexcept {
-        lean =
+        const std::size_t lean =
             now.fraction == 0
                 ? 0
                 : 1 + static_cast<std::size_t>(std::clamp((now.ratio + 4 * kLogOne) >> 10, 0, 22));
@@ -112,7 +114,9 @@ class SignContexts {
         const int around = signs.left * 27 + signs.up * 9 + signs.previous * 3 + signs.above + 40;
         at[1] = kAround + static_cast<std::size_t>(around) * 4 + place.kind;
         at[2] = kSize + std::min<std::size_t>(size, 255);
-        at[3] = kTap + (place.tap * 24 + lean) * 2 + side;
+        at[3] = place.kind == 0 ? kColumn + signs.column * 4 +
+                                      std::min<std::size_t>(std::bit_width(size), 4) - 1
+                                : kTap + (place.tap * 24 + lean) * 2 + side;
     }
 };
 

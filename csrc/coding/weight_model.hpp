@@ -65,10 +65,8 @@ class WeightModel {
     std::array<std::array<Counter, kScaleSteps>, 16 * 4> upper_bits_;  // (top, node) x scale
     std::array<Counter, 256 + 16 * 16> lower_bits_;                    // by prefix, or (top, bit)
     std::array<Counter, SignContexts::kEnd> signs_;
-    std::array<SizeMixer, kSizeNodes * kKernelKinds> kind_mixers_;
-    std::array<SizeMixer, kSizeNodes * kScaleSteps / 2> scale_mixers_;
-    std::array<SignMixer, kKernelKinds> sign_kind_mixers_;
-    std::array<SignMixer, 24> sign_lean_mixers_;
+    std::array<SizeMixer, kSizeNodes * kKernelKinds> size_mixers_;
+    std::array<SignMixer, kKernelKinds> sign_mixers_;
 };
 
 template <typename Coder>
@@ -77,12 +75,11 @@ std::uint32_t WeightModel::code_size(Coder& coder, const Place& place, const Mag
     const SizeContexts contexts(place, near, now);
     std::array<Counter*, SizeContexts::kCount> rows;
     for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = &sizes_[contexts.at[i] * kSizeNodes];
-    SizeMixer* by_kind = &kind_mixers_[place.kind * kSizeNodes];
-    SizeMixer* by_scale = &scale_mixers_[(now.step >> 1) * kSizeNodes];
+    SizeMixer* mixers = &size_mixers_[place.kind * kSizeNodes];
     const auto mixed = [&](unsigned node, bool decision) {
         std::array<Counter*, SizeContexts::kCount> counters;
         for (std::size_t i = 0; i < counters.size(); ++i) counters[i] = rows[i] + node;
-        return code_mixed(coder, counters, by_kind[node], by_scale[node], decision);
+        return code_mixed(coder, counters, mixers[node], decision);
     };
     const auto last = static_cast<unsigned>(std::bit_width(most));
     const auto actual = static_cast<unsigned>(std::bit_width(size));
@@ -115,8 +112,7 @@ bool WeightModel::code_sign(Coder& coder, const Place& place, const Signs& signs
     const SignContexts contexts(place, signs, now, size);
     std::array<Counter*, SignContexts::kCount> counters;
     for (std::size_t i = 0; i < counters.size(); ++i) counters[i] = &signs_[contexts.at[i]];
-    return code_mixed(coder, counters, sign_kind_mixers_[place.kind],
-                      sign_lean_mixers_[contexts.lean], negative);
+    return code_mixed(coder, counters, sign_mixers_[place.kind], negative);
 }
 
 template <typename Coder>
