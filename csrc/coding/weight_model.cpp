@@ -25,8 +25,8 @@ WeightModel::WeightModel() : sizes_(SizeContexts::kEnd * kSizeNodes) {
         Counter* nodes = &sizes_[(SizeContexts::kStep + step) * kSizeNodes];
         // tail = P(size >= 2^n), for n = 0, 1, ...: u^(2 2^n - 1).
         const unsigned likely = likely_width(step);
-        double power = u;  // u^(2^n)
-        double half = 1.0, quarter = 1.0;
+        double power = u;               // u^(2^n)
+        double half = 1.0;              // u^(2^(n - 1))
         double tail = u, before = 1.0;  // of n, of n - 1
         for (unsigned n = 0; n < 16; ++n) {
             // Width above n: size >= 2^n, if size >= 2^(n - 1) or for any size.

@@ -7,7 +7,7 @@ from math import isqrt, sqrt
 
 from tests.twins.bits import Corrupt
 from tests.twins.mixing import Coder, Counter, clamp, code_alone, code_mixed, mixer_weights
-from tests.twins.predictors import ONE, Scales, Values, fixed_log2
+from tests.twins.predictors import ONE, ColumnLeanings, Scales, Values, fixed_log2
 
 Place = namedtuple("Place", "row column channel position tap kind")
 
@@ -22,15 +22,20 @@ def laplace_counters():
     s = 0.01631703791171288
     for step in range(128):
         u = 2.0 * s / (1.0 + sqrt(1.0 + 4.0 * s * s))
-        start(("size", 0, "step", step), 1.0 - u)
-        quarter, half, power = 1.0, u, u * u
-        for top in range(16):
-            start(("size", 1 + top, "step", step), power)
-            for prefix, odds in ((1, half), (2, quarter), (3, quarter)):
-                start(("upper", top, prefix, step), odds / (1.0 + odds))
-            quarter, half, power = half, power, power * power
+        power, half, tail, before = u, 1.0, u, 1.0
+        for n in range(16):
+            start(("up", n, "step", step), tail if n + 1 == likely_width(step) else power)
+            start(("down", n, "step", step), (before - tail) / (1.0 - tail))
+            for prefix, odds in ((1, power), (2, half), (3, half)):
+                start(("upper", n, prefix, step), odds / (1.0 + odds))
+            half, power, before = power, power * power, tail
+            tail *= power
         s *= 1.0905077326652577
     return counters
+
+
+def likely_width(step):
+    return max(1, step // 8 - 5)
 
 
 class Model:
@@ -75,6 +80,7 @@ class Walk:
         self.width = width if width > 1 and width * width == geometry.kernel and width <= 16 else 0
         self.scales = Scales(model.scales, geometry, self.width)
         self.predictor = Values(model.values)
+        self.leanings = ColumnLeanings()
 
     def place(self):
         row, column = divmod(len(self.values), self.geometry.row_length)
@@ -117,6 +123,8 @@ class Walk:
         self.scales.learn(mean, abs(residual))
         if kernel > 1:
             self.predictor.learn(value, mean)
+        else:
+            self.leanings.learn(place.column, value)
         self.values.append(value)
         self.sizes.append(abs(residual))
         if not self.least <= value <= self.most:
@@ -153,16 +161,22 @@ class Walk:
             (*close, step >> 3),
         )
 
-        def mixed(node, decision):
-            counters = [model.counter("size", node, *context) for context in contexts]
-            fast, slow = model.weights(5, "kind", place.kind, node), model.weights(5, "scale", step >> 1, node)
-            return code_mixed(self.coder, counters, fast, slow, decision)
+        def mixed(way, width, decision):
+            counters = [model.counter(way, width, *context) for context in contexts]
+            return code_mixed(self.coder, counters, model.weights(5, way, width, place.kind), decision)
 
-        if mixed(0, size == 0):
+        width, actual, last = likely_width(step), size.bit_length(), most.bit_length()
+        width = min(width, last)
+        if mixed("up", width - 1, actual >= width):
+            while width < last and mixed("up", width, actual > width):
+                width += 1
+        else:
+            width -= 1
+            while width > 0 and not mixed("down", width, actual == width):
+                width -= 1
+        if width == 0:
             return 0
-        top = 0
-        while top < most.bit_length() - 1 and mixed(1 + top, size.bit_length() - 1 > top):
-            top += 1
+        top = width - 1
         prefix = 1
         for bit in reversed(range(top)):
             middle = 2 * prefix + 1 << bit
@@ -188,10 +202,13 @@ class Walk:
             model.counter("sign", lean, fraction < 0, relative, start=2**15),
             model.counter("signs", signs, place.kind),
             model.counter("sign of size", min(size, 255)),
-            model.counter("sign at", place.tap, lean, fraction < 0),
         ]
-        fast, slow = model.weights(4, "sign kind", place.kind), model.weights(4, "sign lean", lean)
-        return code_mixed(self.coder, counters, fast, slow, decision)
+        if place.kind == 0:
+            column = self.leanings.level(place.column)
+            counters.append(model.counter("sign in column", column, min(size.bit_length(), 4)))
+        else:
+            counters.append(model.counter("sign at", place.tap, lean, fraction < 0))
+        return code_mixed(self.coder, counters, model.weights(4, "sign", place.kind), decision)
 
 
 def code_number(coder, model, bits, number):

@@ -43,25 +43,24 @@ class Counter:
 
 
 def mixer_weights(count):
-    return [65536 * 9 // (16 * count)] * count
+    return [65536 * 9 // (8 * count)] * count
 
 
 def clamp(value, least, most):
     return min(max(value, least), most)
 
 
-def code_mixed(coder, counters, fast, slow, decision):
+def code_mixed(coder, counters, weights, decision):
     for counter in counters:
         if counter.p is None:
             counter.p, counter.seen = counters[0].p, min(counters[0].seen, 4)
     logits = [STRETCH[counter.p >> 10] for counter in counters]
-    total = sum(logit * (a + b >> 3) for logit, a, b in zip(logits, fast, slow, strict=True))
-    p = squash(clamp(total >> 13, -2047, 2047))
+    total = sum(logit * (weight >> 2) for logit, weight in zip(logits, weights, strict=True))
+    p = squash(clamp(total >> 14, -2047, 2047))
     decision = coder.code(decision, p)
     error = 65536 * decision - p
     for i, logit in enumerate(logits):
-        fast[i] = clamp(fast[i] + (logit * error + 2**17 >> 18), -(2**18), 2**18)
-        slow[i] = clamp(slow[i] + (logit * error + 2**19 >> 20), -(2**18), 2**18)
+        weights[i] = clamp(weights[i] + (logit * error + 2**17 >> 18), 1 - 2**18, 2**18 - 1)
         counters[i].update(decision)
     return decision
 

@@ -112,3 +112,20 @@ class Values:
         scaled = rounded_shift(15 * ((value << 8) - self.prediction) * inverse, 8)
         for i, x in enumerate(self.before):
             self.weights[i] = clamp(self.weights[i] + rounded_shift(scaled * x, shift - 8), -(2**19), 2**19)
+
+
+class ColumnLeanings:
+    """The mean sign of each column of a dense tensor, in 2^-12."""
+
+    def __init__(self):
+        self.columns = {}
+
+    def level(self, column):
+        mean, seen = self.columns.get(column, (0, 0))
+        return (mean * 7 + (7 << 12) + 2048 >> 12), (0 if seen < 4 else 1 if seen < 20 else 2)
+
+    def learn(self, column, value):
+        if value:
+            mean, seen = self.columns.get(column, (0, 0))
+            mean += ((4096 if value > 0 else -4096) - mean) * (2**17 // (2 * seen + 3)) >> 16
+            self.columns[column] = mean, min(seen + 1, 100)
