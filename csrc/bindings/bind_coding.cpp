@@ -1,7 +1,9 @@
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 
 #include <algorithm>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <utility>
@@ -186,22 +188,35 @@ std::size_t checked_slot(std::size_t slot) {
     return slot;
 }
 
+// Which symbols are coded: all if `kept` is None.
+using Kept = std::optional<Blob>;
+
+std::span<const std::uint8_t> checked_kept(const Kept& kept, std::size_t count) {
+    if (!kept) return {};
+    if (kept->size() != count)
+        throw std::invalid_argument("kept must have a byte for every symbol");
+    return view(*kept);
+}
+
 nb::bytes encode_adaptive(const ArrayIn& symbols, unsigned bits, std::size_t row_length,
-                          std::size_t kernel, std::size_t slot, CodingState& state) {
+                          std::size_t kernel, std::size_t slot, CodingState& state,
+                          const Kept& kept) {
     const Neighbourhood near = neighbourhood(row_length, kernel);
     checked_slot(slot);
+    const auto mask = checked_kept(kept, symbols.size());
     return encode_with(symbols, bits, [&](auto in, SymbolKind kind) {
-        return adaptive_encode(in, kind, near, slot, state);
+        return adaptive_encode(in, kind, near, slot, mask, state);
     });
 }
 
 bool decode_adaptive(const Blob& blob, const ArrayOut& out, unsigned bits, std::size_t row_length,
-                     std::size_t kernel, std::size_t slot, CodingState& state) {
+                     std::size_t kernel, std::size_t slot, CodingState& state, const Kept& kept) {
     const Neighbourhood near = neighbourhood(row_length, kernel);
     checked_slot(slot);
+    const auto mask = checked_kept(kept, out.size());
     const nb::gil_scoped_release release;
     return with_symbols(out, bits, [&](auto symbols, SymbolKind kind) {
-        return adaptive_decode(view(blob), symbols, kind, near, slot, state);
+        return adaptive_decode(view(blob), symbols, kind, near, slot, mask, state);
     });
 }
 
@@ -326,9 +341,11 @@ void bind_coding(nb::module_& m) {
         .def(nb::init<>())
         .def("copy", [](const CodingState& state) { return CodingState(state); });
     m.def("encode_adaptive", &encode_adaptive, nb::arg("symbols"), nb::arg("bits"),
-          nb::arg("row_length"), nb::arg("kernel"), nb::arg("slot"), nb::arg("state"));
+          nb::arg("row_length"), nb::arg("kernel"), nb::arg("slot"), nb::arg("state"),
+          nb::arg("kept") = nb::none());
     m.def("decode_adaptive", &decode_adaptive, nb::arg("blob"), nb::arg("out"), nb::arg("bits"),
-          nb::arg("row_length"), nb::arg("kernel"), nb::arg("slot"), nb::arg("state"));
+          nb::arg("row_length"), nb::arg("kernel"), nb::arg("slot"), nb::arg("state"),
+          nb::arg("kept") = nb::none());
     m.def("encode_mask", &encode_mask, nb::arg("mask"), nb::arg("row_length"), nb::arg("kernel"),
           nb::arg("state"));
     m.def("decode_mask", &decode_mask, nb::arg("blob"), nb::arg("out"), nb::arg("row_length"),

@@ -25,11 +25,11 @@ class Method(IntEnum):
     HUFFMAN = 2
     """Symbols: canonical Huffman code."""
     ADAPTIVE = 3
-    """Symbols: context-adaptive binary arithmetic coding; reads and changes the `State`."""
+    """Symbols: context mixing and binary arithmetic coding; reads and changes the `State`."""
     PLANES = 4
     """Arrays: byte planes, each coded by itself."""
     MASK_BITS = 5
-    """Masks: context-adaptive binary arithmetic coding; reads and changes the `State`."""
+    """Masks: as ADAPTIVE, of symbols of 1 bit; reads and changes the `State`."""
     MASK_RUNS = 6
     """Masks: run lengths as symbols."""
     REGISTER = 10

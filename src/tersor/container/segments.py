@@ -99,32 +99,27 @@ def _decode_codes(
     state: State,
 ) -> None:
     row = sink.params.code_words()
-    if mask is None:
-        _decode_run(blob, section, codes, part, row, sink.params.symbol_bits, state)
-        return
-    kept = Geometry(1, int(np.count_nonzero(mask)))
-    words = empty_words(kept.elements, row)
-    _decode_run(blob, section, words, kept, row, sink.params.symbol_bits, state)
-    codes[:] = 0
-    codes.reshape(-1, row.words)[mask] = words.reshape(-1, row.words)
+    bits = sink.params.symbol_bits
+    if bits is not None:
+        view = codes.view(np.dtype(f"i{codes.itemsize}")) if row.kind == "signed" else codes
+        if mask is not None:
+            codes[:] = 0
+        decode_symbols(_method(section), blob, view, part, bits, state, mask)
+    elif mask is None:
+        _decode_words(blob, section, codes, part, row, state)
+    else:
+        kept = Geometry(1, int(np.count_nonzero(mask)))
+        words = empty_words(kept.elements, row)
+        _decode_words(blob, section, words, kept, row, state)
+        codes[:] = 0
+        codes.reshape(-1, row.words)[mask] = words.reshape(-1, row.words)
 
 
-def _decode_run(
-    blob: memoryview,
-    section: Section,
-    out: np.ndarray,
-    part: Geometry,
-    row: WireType,
-    bits: int | None,
-    state: State,
+def _decode_words(
+    blob: memoryview, section: Section, out: np.ndarray, part: Geometry, row: WireType, state: State
 ) -> None:
-    if bits is None:
-        lanes = Geometry(part.rows, part.columns * row.words, part.kernel)
-        decode_array(_method(section), blob, out, row.kind, lanes, state)
-        return
-    signed = row.kind == "signed"
-    view = out.view(np.dtype(f"i{out.itemsize}")) if signed else out
-    decode_symbols(_method(section), blob, view, part, bits, state)
+    lanes = Geometry(part.rows, part.columns * row.words, part.kernel)
+    decode_array(_method(section), blob, out, row.kind, lanes, state)
 
 
 def _method(section: Section) -> Method:

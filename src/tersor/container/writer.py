@@ -259,12 +259,13 @@ class _Builder:
         params = params_of(item.value)
         part = item.part
         codes = item.codes[item.start : item.start + part.elements]
-        if mask is not None:
-            part = Geometry(1, int(mask.sum()))
         if params.symbol_bits is None:
+            if mask is not None:
+                part = Geometry(1, int(mask.sum()))
             return self._encode_array(codes, part, mask, state)
-        symbols = kept(codes.numpy(), mask, 1)
-        return encode_symbols(np.ascontiguousarray(symbols), part, params.symbol_bits, self.coding, state)
+        symbols = np.ascontiguousarray(codes.numpy())
+        where = None if mask is None else np.ascontiguousarray(mask.numpy())
+        return encode_symbols(symbols, part, params.symbol_bits, self.coding, state, where)
 
     def _encode_array(self, values: Tensor, part: Geometry, mask: Tensor | None, state: State) -> tuple[Method, bytes]:
         row = wire_type(values.dtype, "values")
