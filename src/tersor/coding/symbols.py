@@ -169,4 +169,6 @@ def _check(symbols: Symbols, geometry: Geometry, bits: int, kept: Kept | None) -
         or kept.shape != symbols.shape
         or not kept.flags.c_contiguous
     ):
-        raise ValueError(f"kept must be a bool or uint8 for each of {symbols.size} symbols, got {kept.dtype} {kept.shape}")
+        raise ValueError(
+            f"kept must be a bool or uint8 for each of {symbols.size} symbols, got {kept.dtype} {kept.shape}"
+        )
