@@ -99,8 +99,16 @@ def adaptive_seeds() -> Iterator[bytes]:
     for kind, bits, count in _CASES:
         count, row, kernel = min(count, 600), 20, 1 if bits % 2 else 4
         values, state = symbols(kind, bits, count, 0.1), core.CodingState()
-        blobs = [core.encode_adaptive(values, bits, row, kernel, bits % 9, state) for _ in range(2)]
-        head = storage(kind, bits) + little(count - 1, 2) + little(row - 1, 2) + bytes([kernel - 1, bits % 9])
+        kept = np.ones(count, np.uint8)
+        kept[::3] = 0
+        mask = kept if bits % 4 == 0 else None
+        blobs = [core.encode_adaptive(values, bits, row, kernel, bits % 9, state, mask) for _ in range(2)]
+        head = (
+            storage(kind, bits)
+            + little(count - 1, 2)
+            + little(row - 1, 2)
+            + bytes([kernel - 1, bits % 9, mask is not None])
+        )
         yield head + little(len(blobs[0]), 2) + b"".join(blobs)
 
 

@@ -4,7 +4,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     using namespace tersor;
-    constexpr std::uint32_t kMost = 1u << 14;
+    constexpr std::uint32_t kMost = 1u << 12;
     fuzz::Input input(data, size);
     const std::size_t count = input.number(2, kMost - 1) + 1;
     const Neighbourhood near{input.number(2, kMost) + 1, input.number(1, 255) + 1};
