@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ from tersor.parallel import ordered_map, thread_pool
 
 LOSSY = {"resnet20": (1.5, 2.5, 4.0, 6.0, "pruned"), "lite0": (1.5, 4.0), "minilm": (1.5, 4.0)}
 _STREAM = 1 << 24
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def best_seconds(work: Callable[[], object], repeats: int) -> float:
@@ -53,7 +57,7 @@ class Coded:
 
     def encode(self, threads: int = 1) -> list[list[tuple[Method, bytes]]]:
         with thread_pool(threads) as executor:
-            return list(ordered_map(self._encode_chunk, iter(self.chunks), executor))
+            return list(_each(self._encode_chunk, self.chunks, executor))
 
     def _encode_chunk(self, chunk: list[int]) -> list[tuple[Method, bytes]]:
         state = State()
@@ -71,8 +75,11 @@ class Coded:
                 decode_symbols(method, blob, out[number], part, bits, state)
 
         with thread_pool(threads) as executor:
-            for _ in ordered_map(one, zip(self.chunks, blobs, strict=True), executor):
-                pass
+            list(_each(one, zip(self.chunks, blobs, strict=True), executor))
+
+
+def _each(work: Callable[[T], R], chunks: Iterable[T], executor: Executor | None) -> Iterator[R]:
+    return ordered_map(work, chunks, executor, cost=lambda _: 1, budget=8)
 
 
 def _segments(tensor: NDArray[np.int16]) -> list[tuple[NDArray[Any], Geometry, int]]:

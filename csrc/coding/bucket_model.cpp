@@ -114,6 +114,15 @@ std::size_t Scales::contexts() const noexcept {
     return largest(rows) + largest(channels) + largest(positions) + 1;
 }
 
+std::size_t scale_bits(const Scales& scales) {
+    Bytes bytes;
+    BitWriter out(bytes);
+    put_scales(out, scales.rows);
+    put_scales(out, scales.channels);
+    if (!scales.by_column) put_scales(out, scales.positions);
+    return 8 * bytes.size() + out.pending_bits();
+}
+
 void write_bucket_model(Bytes& blob, const BucketModel& model) {
     BitWriter out(blob);
     out.put(model.first, 16);

@@ -58,6 +58,9 @@ struct BucketModel {
     std::vector<std::vector<std::uint32_t>> frequencies;
 };
 
+// Bits that these take in a model.
+std::size_t scale_bits(const Scales& scales);
+
 void write_bucket_model(Bytes& out, const BucketModel& model);
 
 // Reads what `write_bucket_model` wrote for a stream of this shape and advances `in`; false if it

@@ -269,23 +269,24 @@ bool plan_buckets(std::span<const T> symbols, SymbolKind kind, const MatrixShape
     BucketModel model;
     std::vector<Histogram> tables;
     std::uint64_t best = std::numeric_limits<std::uint64_t>::max();
-    // Many symbols pay for finer scales.
-    const std::int64_t steps = symbols.size() < kManySymbols ? 2 : 4;
-    for (const bool by_column : {true, false}) {
-        if (!by_column && shape.kernel == 1) break;
-        BucketModel trial;
-        trial.first = low;
-        trial.scales = make_scales(sums, shape, magnitude.logarithmic, by_column, steps);
-        Grouping grouping =
-            group_contexts(count_contexts(symbols, kind, trial.scales, low, high - low + 1));
-        trial.table_of = std::move(grouping.table_of);
-        Bytes head;
-        write_bucket_model(head, trial);  // the scales alone
-        const std::uint64_t cost = grouping.cost + 8 * head.size() * kBit;
-        if (cost < best) {
-            best = cost;
-            model = std::move(trial);
-            tables = std::move(grouping.tables);
+    // Many symbols pay for finer scales; few ones try what suits them.
+    const bool many = symbols.size() >= kManySymbols;
+    const std::array<std::int64_t, 3> step_sizes = {4, 2, 1};
+    for (const std::int64_t steps : std::span(step_sizes).first(many ? 1 : 3)) {
+        for (const bool by_column : {true, false}) {
+            if (!by_column && shape.kernel == 1) break;
+            BucketModel trial;
+            trial.first = low;
+            trial.scales = make_scales(sums, shape, magnitude.logarithmic, by_column, steps);
+            Grouping grouping =
+                group_contexts(count_contexts(symbols, kind, trial.scales, low, high - low + 1));
+            trial.table_of = std::move(grouping.table_of);
+            const std::uint64_t cost = grouping.cost + scale_bits(trial.scales) * kBit;
+            if (cost < best) {
+                best = cost;
+                model = std::move(trial);
+                tables = std::move(grouping.tables);
+            }
         }
     }
     plan = choose_scale(std::move(model), tables, symbols.size());

@@ -31,6 +31,9 @@ constexpr std::int32_t kMostWeight = 1 << 18;
 constexpr std::uint64_t kPriorWeight =
     8;  // of the expected magnitude against one that was seen, x 4
 
+const int kOfOne = fixed_log2(8 + 4);
+const int kOfThree = fixed_log2(8 + 4 * 3);
+
 // log2 of (8 expected + 4 seen) / ((8 + 4 count) expected), the logarithm of 8 + 4 count given.
 int evidence(std::int64_t expected, int log_expected, std::uint32_t seen, int log_weight) noexcept {
     const std::uint64_t sum = kPriorWeight * static_cast<std::uint64_t>(expected) +
@@ -77,8 +80,6 @@ Scale ScalePredictor::predict(const Place& place, const Magnitudes& near) noexce
     const std::int64_t expected = fixed_exp2(far, 12);
     const int log_expected = fixed_log2(static_cast<std::uint64_t>(expected));
 
-    static const int kOfThree = fixed_log2(8 + 4 * 3);
-    static const int kOfOne = fixed_log2(8 + 4);
     const auto nearby = [&](bool there, std::uint32_t seen, int log_weight) {
         return there ? evidence(expected, log_expected, seen, log_weight) : 0;
     };

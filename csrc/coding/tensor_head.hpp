@@ -53,7 +53,7 @@ TensorHead describe(std::size_t count, const TensorShape& shape, std::span<const
     constexpr std::size_t kSpike = 3;  // a Laplace distribution of 1.5 bits has less than 2
     TensorHead head = blank_head(count, shape);
     std::vector<std::uint8_t> row_lives(head.rows.count), channel_lives(head.channels.count);
-    std::size_t zeros = 0, ones = 0;
+    std::size_t zeros = 0, ones = 0, coded = 0;
     const auto each = [&](auto work) {
         Place place = Place::start(shape);
         std::size_t row = 0;
@@ -67,12 +67,13 @@ TensorHead describe(std::size_t count, const TensorShape& shape, std::span<const
         }
     };
     each([&](std::int32_t value, std::size_t row, std::size_t channel) {
+        ++coded;
         zeros += value == 0;
         ones += value == 1 || value == -1;
         row_lives[row] |= value != 0;
         channel_lives[channel] |= value != 0;
     });
-    head.is_spiked = zeros > kSpike * ones;
+    head.is_spiked = zeros + (count - coded) > kSpike * ones;
     std::size_t in_rows = 0, in_channels = 0, outside = 0, zeros_outside = 0;
     each([&](std::int32_t value, std::size_t row, std::size_t channel) {
         const bool row_lives_on = row_lives[row] != 0,

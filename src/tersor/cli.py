@@ -104,7 +104,9 @@ def _add_compress(commands: Any) -> None:
     )
     command.add_argument("input", help="checkpoint file or folder, or - for standard input")
     command.add_argument("-o", "--output", help=".tsr file, or - for standard output (default: input's name + .tsr)")
-    command.add_argument("--lossless", action="store_true", help="exact to the bit")
+    command.add_argument(
+        "--lossless", action="store_true", help="exact to the bit; sees what is compressed in disguise"
+    )
     command.add_argument("--bits", type=int, help="bits a weight: 1-16 uniform or fixed (default 8), 1-8 palettize (4)")
     command.add_argument(
         "--method",

@@ -11,7 +11,7 @@ from tests.twins.rans import LOW, lane_count
 
 
 class Model:
-    """first, scale_bits, by_column; scales of rows, channels, positions; table_of[context]; tables[t][index - first]."""
+    """first, scale_bits, by_column; rows, channels, positions: scales; table_of[context]; tables[t][index - first]."""
 
     def table(self, place):
         row, rest = divmod(place, len(self.channels) * len(self.positions))

@@ -98,7 +98,7 @@ def symbol_blob(blob, rows):
 
 def encode(words, bits, shape, head, like):
     """Words of `bits` bits with the head and the symbols' coder of a blob, (method, blob); "register" as it is."""
-    rows, channels, kernel = shape
+    _, channels, kernel = shape
     tops = [(word & ((1 << (bits - 1)) - 1)) >> (bits - 1 - head.top_bits) for word in words]
     symbols = [symbol_of(top, head) for top in tops]
     coded = like[1] if like[0] == 10 else encode_symbols(symbols, like, shape)

@@ -41,7 +41,7 @@ def _shifted(codes: Tensor, shift: Tensor, bits: int, group_size: int, first_col
     rows, length = matrix_shape(codes.shape)
     shift = shift.to(codes.dtype)
     if shift.shape[1] > 1 and length == shift.shape[1] * group_size:
-        result = codes.reshape(rows, -1, group_size) + shift[:, :, None]
+        result = codes.reshape(rows, shift.shape[1], group_size) + shift[:, :, None]
     else:
         if shift.shape[1] > 1:
             shift = shift.index_select(1, torch.arange(first_column, first_column + length) // group_size)

@@ -42,7 +42,12 @@ class DenseParams(Params):
     @classmethod
     def read(cls, source: ByteReader, common: Common) -> DenseParams:
         """See `Params`."""
-        return cls(wire_type_of(source.byte()))
+        values = wire_type_of(source.byte())
+        if values.dtype != common.dtype:
+            common.check_real(f"values of {values.dtype}")
+            if values.dtype.is_complex:
+                raise CorruptFileError(f"values of {values.dtype} for a tensor of {common.dtype}")
+        return cls(values)
 
     def fits(self, dtype: torch.dtype) -> bool:
         """See `Params`."""
@@ -97,8 +102,8 @@ class CodebookParams(Params):
         own, bits = bool(byte & _OWN), (byte & ~_OWN) + 1
         if own and (common.dtype == torch.float32 or common.dtype.is_complex):
             raise CorruptFileError(f"a codebook of exact values of {common.dtype}")
-        if not own and not common.dtype.is_floating_point:
-            raise CorruptFileError(f"a codebook of float32 for a tensor of {common.dtype}")
+        if not own:
+            common.check_real("a codebook of float32")
         if bits > 8:
             raise CorruptFileError(f"a codebook of {bits} bits; at most 8 are possible")
         rows = matrix_shape(common.shape)[0]
@@ -156,6 +161,7 @@ class _Scaled(Params):
     def read(cls, source: ByteReader, common: Common) -> _Scaled:
         """See `Params`."""
         byte = source.byte()
+        common.check_real("a grid")
         if byte > 1:
             raise CorruptFileError(f"unknown parameters {byte:#x} of a binary or ternary tensor")
         return cls(bool(byte))
@@ -350,8 +356,7 @@ class SignedZerosParams(_Wrapped):
     def read(cls, source: ByteReader, common: Common) -> SignedZerosParams:
         """See `Params`."""
         base = cls._read_base(source, common)
-        if not common.dtype.is_floating_point:
-            raise CorruptFileError(f"signed zeros of {common.dtype}")
+        common.check_real("signed zeros")
         return cls(base, source.varint(common.shape.numel(), "number of zeros"))
 
     def tables(self, shape: torch.Size) -> list[Table]:

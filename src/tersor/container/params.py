@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tersor.container.dtypes import WireType
 from tersor.container.wire import ByteReader, ByteWriter
+from tersor.errors import CorruptFileError
 from tersor.tensors import CompressedTensor
 
 MAX_ELEMENTS = 1 << 40
@@ -22,6 +23,11 @@ class Common:
 
     shape: torch.Size
     dtype: torch.dtype
+
+    def check_real(self, what: str) -> None:
+        """CorruptFileError unless the tensor is one of real floats."""
+        if not self.dtype.is_floating_point:
+            raise CorruptFileError(f"{what} for a tensor of {self.dtype}")
 
 
 @dataclass(frozen=True)

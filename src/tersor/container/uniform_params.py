@@ -58,6 +58,7 @@ class UniformParams(Params):
     @classmethod
     def read(cls, source: ByteReader, common: Common) -> UniformParams:
         """See `Params`."""
+        common.check_real("a grid")
         byte = source.byte()
         granularity = byte & 0x60
         start = byte & _SIGNED_ZERO
