@@ -13,6 +13,8 @@
 #include "coding/packed_bits.hpp"
 #include "coding/planes.hpp"
 #include "coding/rans.hpp"
+#include "coding/register_rans.hpp"
+#include "coding/static_coders.hpp"
 
 namespace nb = nanobind;
 
@@ -97,6 +99,22 @@ bool decode_rans(const Blob& blob, const ArrayOut& out, unsigned bits) {
     });
 }
 
+nb::bytes encode_register(const ArrayIn& symbols, unsigned bits) {
+    return encode_with(symbols, bits, [](auto in, SymbolKind kind) {
+        if constexpr (sizeof(in[0]) == 1) return register_encode(in, kind);
+        throw std::invalid_argument("register tables code 8-bit symbols");
+        return Bytes();
+    });
+}
+
+bool decode_register(const Blob& blob, const ArrayOut& out, unsigned bits) {
+    const nb::gil_scoped_release release;
+    return with_symbols(out, bits, [&](auto symbols, SymbolKind kind) {
+        if constexpr (sizeof(symbols[0]) == 1) return register_decode(view(blob), symbols, kind);
+        return false;
+    });
+}
+
 nb::bytes encode_huffman(const ArrayIn& symbols, unsigned bits) {
     return encode_with(symbols, bits,
                        [](auto in, SymbolKind kind) { return huffman_encode(in, kind); });
@@ -107,6 +125,17 @@ bool decode_huffman(const Blob& blob, const ArrayOut& out, unsigned bits) {
     return with_symbols(out, bits, [&](auto symbols, SymbolKind kind) {
         return huffman_decode(view(blob), symbols, kind);
     });
+}
+
+// (number of the method, blob); the blob is empty for raw.
+std::pair<int, nb::bytes> encode_static(const ArrayIn& symbols, unsigned bits, bool fast) {
+    StaticMethod method = StaticMethod::raw;
+    nb::bytes blob = encode_with(symbols, bits, [&](auto in, SymbolKind kind) {
+        StaticBlob coded = static_encode(in, kind, fast);
+        method = coded.method;
+        return std::move(coded.bytes);
+    });
+    return {static_cast<int>(method), std::move(blob)};
 }
 
 Neighbourhood neighbourhood(std::size_t row_length, std::size_t kernel) {
@@ -214,8 +243,11 @@ void bind_coding(nb::module_& m) {
     m.def("decode_packed", &decode_packed, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
     m.def("encode_rans", &encode_rans, nb::arg("symbols"), nb::arg("bits"));
     m.def("decode_rans", &decode_rans, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
+    m.def("encode_register", &encode_register, nb::arg("symbols"), nb::arg("bits"));
+    m.def("decode_register", &decode_register, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
     m.def("encode_huffman", &encode_huffman, nb::arg("symbols"), nb::arg("bits"));
     m.def("decode_huffman", &decode_huffman, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
+    m.def("encode_static", &encode_static, nb::arg("symbols"), nb::arg("bits"), nb::arg("fast"));
     nb::class_<CodingState>(m, "CodingState")
         .def(nb::init<>())
         .def("copy", [](const CodingState& state) { return CodingState(state); });

@@ -111,10 +111,20 @@ std::uint8_t* encode_payload(std::span<const T> symbols, SymbolKind kind,
 
 }  // namespace
 
+RansPlan plan_rans(std::span<const std::uint64_t> counts, SymbolKind kind) {
+    const CountedAlphabet counted = count_alphabet(counts, kind);
+    RansPlan plan{choose_table(counted, kind), 0};
+    std::uint64_t total = 0;
+    for (const std::uint64_t c : counted.counts) total += c;
+    plan.cost =
+        table_cost(plan.table, counted.counts, kind) + (total * plan.table.alphabet.split << 16);
+    if (plan.table.scale_bits > 0) plan.cost += std::uint64_t{32} * rans_lanes(total) << 16;
+    return plan;
+}
+
 template <typename T>
-Bytes rans_encode(std::span<const T> symbols, SymbolKind kind) {
-    const CountedAlphabet counted = count_alphabet(histogram(symbols, kind), kind);
-    const FrequencyTable table = choose_table(counted, kind);
+Bytes rans_encode(std::span<const T> symbols, SymbolKind kind, const RansPlan& plan) {
+    const FrequencyTable& table = plan.table;
     Bytes blob;
     BitWriter bits(blob);
     write_table(bits, table, kind);
@@ -127,6 +137,11 @@ Bytes rans_encode(std::span<const T> symbols, SymbolKind kind) {
     std::uint8_t* const end = buffer.get() + capacity;
     blob.insert(blob.end(), encode_payload(symbols, kind, table, end), end);
     return blob;
+}
+
+template <typename T>
+Bytes rans_encode(std::span<const T> symbols, SymbolKind kind) {
+    return rans_encode(symbols, kind, plan_rans(histogram(symbols, kind), kind));
 }
 
 template <typename T>
@@ -151,6 +166,10 @@ bool rans_decode(ByteView blob, std::span<T> symbols, SymbolKind kind) {
 
 template Bytes rans_encode<std::uint8_t>(std::span<const std::uint8_t>, SymbolKind);
 template Bytes rans_encode<std::uint16_t>(std::span<const std::uint16_t>, SymbolKind);
+template Bytes rans_encode<std::uint8_t>(std::span<const std::uint8_t>, SymbolKind,
+                                         const RansPlan&);
+template Bytes rans_encode<std::uint16_t>(std::span<const std::uint16_t>, SymbolKind,
+                                          const RansPlan&);
 template bool rans_decode<std::uint8_t>(ByteView, std::span<std::uint8_t>, SymbolKind);
 template bool rans_decode<std::uint16_t>(ByteView, std::span<std::uint16_t>, SymbolKind);
 

@@ -123,7 +123,7 @@ def _add_compress(commands: Any) -> None:
     )
     command.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="not these tensors (repeat)")
     command.add_argument("--recipe", metavar="FILE", help="YAML or JSON recipe instead of the options above")
-    command.add_argument("--coder", choices=["auto", "raw", "rans", "adaptive", "huffman"], default="auto")
+    command.add_argument("--coder", choices=["auto", "raw", "rans", "register", "adaptive", "huffman"], default="auto")
     command.add_argument("--profile", choices=["small", "fast"], default="small", help="smallest file or fast decoding")
     command.add_argument("--threads", type=int, metavar="N", help="default: one a CPU; the file does not depend on it")
     command.add_argument("--force", action="store_true", help="replace an output that exists")

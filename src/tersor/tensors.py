@@ -18,6 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tersor.centring import wrapped, zero_levels
 from tersor.layers import matrix_shape
 
 _BLOCK = 1 << 20
@@ -54,18 +55,35 @@ class CompressedTensor(ABC):
         """
         rows, length = matrix_shape(self.shape)
         result = torch.empty((rows, length), dtype=self.dtype)
+        codes = self.per_weight.reshape(rows, length)
         mask = None if self.mask is None else self.mask.reshape(rows, length)
-        largest = min(torch.finfo(self.dtype).max, torch.finfo(torch.float32).max)
         for row, column in _blocks(rows, length):
-            values = self._values(row, column).clamp_(-largest, largest)
-            if mask is not None:
-                values.masked_fill_(~mask[row, column], 0.0)
-            result[row, column] = values.to(self.dtype)
+            kept = None if mask is None else mask[row, column]
+            result[row, column] = self.dequantize_block(codes[row, column], kept, row, column)
         return result.reshape(self.shape)
 
+    def dequantize_block(self, codes: Tensor, mask: Tensor | None, row: slice, column: slice) -> Tensor:
+        """A block of the (O, N) matrix that `dequantize` gives.
+
+        codes: what `per_weight` holds of the block, (rows, columns). mask: bool alike, or None.
+        row, column: where the block lies, both with start and stop: whole rows, or part of one.
+        Nothing of `self` is used but `shape`, `dtype` and what weights share (steps, centroids), so that the codes of
+        a whole tensor need never be in memory.
+        """
+        largest = min(torch.finfo(self.dtype).max, torch.finfo(torch.float32).max)
+        values = self._values(codes, row, column).clamp_(-largest, largest)
+        if mask is not None:
+            values.masked_fill_(~mask, 0.0)
+        return values.to(self.dtype)
+
+    @property
     @abstractmethod
-    def _values(self, row: slice, column: slice) -> Tensor:
-        """Values of a block of the (O, N) matrix: a new float32 tensor, anything at masked positions."""
+    def per_weight(self) -> Tensor:
+        """What is stored of each weight, of shape `shape`: its value, code or sign."""
+
+    @abstractmethod
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
+        """Values of the block (`row`, `column`): a new float32 tensor, anything at masked positions."""
 
     @property
     def numel(self) -> int:
@@ -86,30 +104,37 @@ class Dense(CompressedTensor):
 
     def dequantize(self) -> Tensor:
         """As in the base class; an exact and unmasked one returns `values` itself, not a copy."""
-        exact = self.values.dtype == self.dtype
-        if not exact and self.values.dtype.is_floating_point:
-            return super().dequantize()
-        if exact and self.mask is None:
+        if self.values.dtype == self.dtype and self.mask is None:
             return self.values
-        values = self.values.clone(memory_format=torch.contiguous_format) if exact else self.values.to(self.dtype)
-        _clear(values, self.mask)
-        return values
+        return super().dequantize()
 
-    def _values(self, row: slice, column: slice) -> Tensor:
-        return self.values.reshape(matrix_shape(self.shape))[row, column].to(torch.float32, copy=True)
+    def dequantize_block(self, codes: Tensor, mask: Tensor | None, row: slice, column: slice) -> Tensor:
+        """As in the base class; exact values and integers are not taken for float32 in between."""
+        if codes.dtype != self.dtype and codes.dtype.is_floating_point:
+            return super().dequantize_block(codes, mask, row, column)
+        return _cleared(codes.to(self.dtype, copy=True, memory_format=torch.contiguous_format), mask)
+
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.values
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
+        return codes.to(torch.float32, copy=True)
 
 
 @dataclass(frozen=True)
 class Uniform(CompressedTensor):
-    """Integer codes on a uniform grid: w = scale * (q - zero), or w = scale * (q + 2^(bits-1)) + offset.
+    """Integer codes on a uniform grid: w = scale * (q - zero), or w = scale * level + offset.
 
     codes: int8 (bits <= 8) or int16, shape `shape`, in [-2^(bits-1), 2^(bits-1) - 1].
     scale: float32 (O, G); (1, 1) for one step a tensor. May be negative: the grid has one more level below
            zero than above it, and the sign of the step says which tail of the weights gets that level.
     zero:  int32 like `scale`, or None for a symmetric grid (zero = 0).
-    offset: float32 like `scale`: the value at the bottom of the range, from which codes then count; or None.
-           Excludes `zero`. The product and the sum are rounded to float32 one after the other (no fused operation),
-           as the formats do that store such grids.
+    offset: float32 like `scale`: the value at the bottom of the range, from which levels 0 to 2^bits - 1 count; or
+           None. Excludes `zero`. Codes are levels less the level of zero (`centring.zero_levels`), modulo 2^bits. The
+           product and the sum are rounded to float32 one after the other (no fused operation), as the formats do that
+           store such grids.
     group_size: weights of a row that share a step; N (the row's length) for one step a row, 0 for one step a
            tensor. The last group of a row may be shorter: G = ceil(N / group_size).
     signed_zero: codes are one's complements, so that each sign of zero has one: a code q < 0 stands for -(~q * scale),
@@ -136,30 +161,43 @@ class Uniform(CompressedTensor):
         if (self.zero is not None) + (self.offset is not None) + self.signed_zero > 1:
             raise ValueError("a grid has a zero point, an offset or signed zeros, not two of them")
 
-    def _values(self, row: slice, column: slice) -> Tensor:
-        codes = self.codes.reshape(matrix_shape(self.shape))[row, column]
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.codes
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
         if self.signed_zero:
             magnitudes = torch.where(codes < 0, ~codes, codes).to(torch.float32)
             magnitudes *= self._of_each_weight(self.scale, row, column)
             return torch.where(codes < 0, -magnitudes, magnitudes)
+        if self.offset is not None:
+            return self._above_offset(codes, self.offset, row, column)
         q = codes.to(torch.float32)
         if self.zero is not None:
             q -= self._of_each_weight(self.zero, row, column).to(torch.float32)
-        elif self.offset is not None:
-            q += 1 << self.bits - 1
         q *= self._of_each_weight(self.scale, row, column)
-        if self.offset is not None:
-            q += self._of_each_weight(self.offset, row, column)
         return q
 
+    def _above_offset(self, codes: Tensor, offset: Tensor, row: slice, column: slice) -> Tensor:
+        scales, offsets = (steps if self.group_size == 0 else steps[row] for steps in (self.scale, offset))
+        half = 1 << self.bits - 1
+        zeros = (zero_levels(scales, offsets, self.bits) - half).to(codes.dtype)
+        levels = wrapped(codes + self._spread(zeros, column), self.bits).to(torch.float32)
+        levels += half
+        levels *= self._spread(scales, column)
+        levels += self._spread(offsets, column)
+        return levels
+
     def _of_each_weight(self, steps: Tensor, row: slice, column: slice) -> Tensor:
-        """The entries of `scale`, `zero` or `offset` for the weights of a block, in a shape that broadcasts to it."""
-        if self.group_size == 0:
-            return steps
+        """The entries of `scale` or `zero` for the weights of a block, in a shape that broadcasts to it."""
+        return steps if self.group_size == 0 else self._spread(steps[row], column)
+
+    def _spread(self, steps: Tensor, column: slice) -> Tensor:
+        """Entries (rows, G) or (1, 1) for the columns of a block."""
         if steps.shape[1] == 1:
-            return steps[row]
-        group = torch.arange(column.start, column.stop) // self.group_size
-        return steps[row].index_select(1, group)
+            return steps
+        return steps.index_select(1, torch.arange(column.start, column.stop) // self.group_size)
 
 
 @dataclass(frozen=True)
@@ -178,29 +216,27 @@ class Codebook(CompressedTensor):
     codes: Tensor
     codebook: Tensor
 
-    def dequantize(self) -> Tensor:
+    def dequantize_block(self, codes: Tensor, mask: Tensor | None, row: slice, column: slice) -> Tensor:
         """As in the base class; a codebook of the tensor's own dtype gives its values as they are."""
         if self.codebook.dtype != self.dtype:
-            return super().dequantize()
-        rows, length = matrix_shape(self.shape)
-        result = torch.empty((rows, length), dtype=self.dtype)
-        words, book = result.view(word_dtype(self.dtype)), self.codebook.view(word_dtype(self.dtype))
-        for row, column in _blocks(rows, length):
-            words[row, column] = self._look_up(book, row, column)
-        result = result.reshape(self.shape)
-        _clear(result, self.mask)
-        return result
+            return super().dequantize_block(codes, mask, row, column)
+        words = self._look_up(self.codebook.view(word_dtype(self.dtype)), codes, row)
+        return _cleared(words.view(self.dtype), mask)
 
-    def _values(self, row: slice, column: slice) -> Tensor:
-        return self._look_up(self.codebook, row, column)
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.codes
 
-    def _look_up(self, book: Tensor, row: slice, column: slice) -> Tensor:
-        """Entries of `book` (T, K) for a block of weights."""
-        rows, length = matrix_shape(self.shape)
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
+        return self._look_up(self.codebook, codes, row)
+
+    def _look_up(self, book: Tensor, codes: Tensor, row: slice) -> Tensor:
+        """Entries of `book` (T, K) for the codes of a block."""
         tables, centroids = book.shape
-        places = self.codes.reshape(rows, length)[row, column].to(torch.int32)
+        places = codes.to(torch.int32)
         if tables > 1:
-            run = -(-rows // tables)
+            run = -(-matrix_shape(self.shape)[0] // tables)
             first = torch.arange(row.start, row.stop, dtype=torch.int32) // run * centroids
             places += first[:, None]
         return book.reshape(-1).index_select(0, places.reshape(-1)).reshape(places.shape)
@@ -219,10 +255,14 @@ class Binary(CompressedTensor):
     signs: Tensor
     scale: Tensor
 
-    def _values(self, row: slice, column: slice) -> Tensor:
-        signs = self.signs.reshape(matrix_shape(self.shape))[row, column]
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.signs
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
         scale = _of_rows(self.scale, row)
-        return torch.where(signs, scale, -scale)
+        return torch.where(codes, scale, -scale)
 
 
 @dataclass(frozen=True)
@@ -238,8 +278,12 @@ class Ternary(CompressedTensor):
     codes: Tensor
     scale: Tensor
 
-    def _values(self, row: slice, column: slice) -> Tensor:
-        codes = self.codes.reshape(matrix_shape(self.shape))[row, column]
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.codes
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
         return codes.to(torch.float32).mul_(_of_rows(self.scale, row))
 
 
@@ -260,25 +304,34 @@ class Patched(CompressedTensor):
     places: Tensor
     values: Tensor
 
-    def dequantize(self) -> Tensor:
+    def dequantize_block(self, codes: Tensor, mask: Tensor | None, row: slice, column: slice) -> Tensor:
         """As in the base class; patched weights are exact to the bit."""
-        result = self.base.dequantize()
-        if isinstance(self.base, Dense):  # which may have given its own memory
-            result = result.clone(memory_format=torch.contiguous_format)
+        result = self.base.dequantize_block(codes, mask, row, column).contiguous()
+        begin = row.start * matrix_shape(self.shape)[1] + column.start
+        first, last = torch.searchsorted(
+            self.places, torch.tensor([begin // self.run, -(-(begin + result.numel()) // self.run)])
+        ).tolist()
+        weights = (self.places[first:last, None] * self.run + torch.arange(self.run) - begin).reshape(-1)
+        inside = (weights >= 0) & (weights < result.numel())
         words = word_dtype(self.dtype)
-        result.reshape(-1).view(words).reshape(-1, self.run)[self.places] = self.values.view(words)
+        result.view(words).reshape(-1)[weights[inside]] = self.values[first:last].view(words).reshape(-1)[inside]
         return result
 
-    def _values(self, row: slice, column: slice) -> Tensor:
-        return self.dequantize().reshape(matrix_shape(self.shape))[row, column].to(torch.float32, copy=True)
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.base.per_weight
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
+        return self.dequantize_block(codes, None, row, column).to(torch.float32)
 
 
 @dataclass(frozen=True)
 class SignedZeros(CompressedTensor):
     """A pruned representation whose pruned weights have signs: a mask that multiplies a negative weight leaves -0.0.
 
-    base:     of the same shape, dtype (a real float) and mask, which is not None.
-    negative: bool (Z,): for each pruned weight, in C order, whether it is -0.0.
+    base:     of the same shape, dtype (a real float) and mask.
+    negative: bool (O, N), True where a pruned weight is -0.0; ignored where weights are kept.
     """
 
     kind: ClassVar[str] = "signed zeros"
@@ -286,17 +339,21 @@ class SignedZeros(CompressedTensor):
     base: CompressedTensor
     negative: Tensor
 
-    def dequantize(self) -> Tensor:
+    def dequantize_block(self, codes: Tensor, mask: Tensor | None, row: slice, column: slice) -> Tensor:
         """As in the base class, pruned weights +0.0 or -0.0."""
-        assert self.base.mask is not None
-        result = self.base.dequantize()
-        octets = result.reshape(-1).view(torch.uint8).reshape(-1, self.dtype.itemsize)
-        places = (~self.base.mask).reshape(-1).nonzero().reshape(-1)
-        octets[places, self.dtype.itemsize - 1] = self.negative.to(torch.uint8) << 7
+        result = self.base.dequantize_block(codes, mask, row, column).contiguous()
+        if mask is not None:
+            signs = (self.negative[row, column] & ~mask).view(torch.uint8) << 7
+            result.view(torch.uint8).reshape(-1, self.dtype.itemsize)[:, -1] |= signs.reshape(-1)
         return result
 
-    def _values(self, row: slice, column: slice) -> Tensor:
-        return self.base._values(row, column)
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.base.per_weight
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
+        return self.base._values(codes, row, column)
 
 
 def word_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -304,12 +361,13 @@ def word_dtype(dtype: torch.dtype) -> torch.dtype:
     return {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
 
 
-def _clear(values: Tensor, mask: Tensor | None) -> None:
-    """Zeroes contiguous `values` where `mask` is False."""
+def _cleared(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Contiguous `values`, zeroed in place where `mask` is False."""
     if mask is not None:
         # A string of zero bytes is zero in every dtype, those included that torch cannot compute with.
         octets = values.reshape(-1).view(torch.uint8).view(values.numel(), values.element_size())
         octets.masked_fill_(~mask.reshape(-1, 1), 0)
+    return values
 
 
 def _of_rows(scale: Tensor, row: slice) -> Tensor:

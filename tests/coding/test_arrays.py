@@ -35,7 +35,7 @@ def test_any_bits_of_any_kind_come_back(data):
     words = data.draw(hnp.arrays(data.draw(st.sampled_from(WORDS)), st.integers(0, 200)))
     kind = data.draw(st.sampled_from(["float", "signed", "unsigned"]))
     config = CodingConfig(
-        data.draw(st.sampled_from(["auto", "raw", "rans", "huffman", "adaptive"])),
+        data.draw(st.sampled_from(["auto", "raw", "rans", "huffman", "register", "adaptive"])),
         data.draw(st.sampled_from(["small", "fast"])),
     )
     _, blob = round_trip(words, kind, config)

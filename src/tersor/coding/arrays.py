@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tersor._native import core
-from tersor.coding.methods import CodingConfig, CorruptStreamError, Method
+from tersor.coding.methods import SYMBOL_METHODS, CodingConfig, CorruptStreamError, Method
 from tersor.coding.state import State
 from tersor.coding.symbols import Blob, as_bytes, decode_in_slot, encode_in_slot
 from tersor.coding.varint import read_varint, write_varint
@@ -168,7 +168,7 @@ def _decode_plane(
         return rest[1:]
     if tag == Method.RAW:
         size = -(-plane.size * bits // 8)
-    elif tag in (Method.RANS, Method.HUFFMAN, Method.ADAPTIVE):
+    elif tag in SYMBOL_METHODS:
         size, rest = read_varint(rest)
     else:
         raise CorruptStreamError(f"unknown tag {tag} of a byte plane")

@@ -16,7 +16,6 @@ from tersor.layers import Geometry
 Symbols = NDArray[np.uint8] | NDArray[np.int8] | NDArray[np.int16]
 Blob = bytes | bytearray | memoryview
 
-_FEW = 1 << 16
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.int8), np.dtype(np.int16))
 
 
@@ -46,14 +45,9 @@ def encode_in_slot(
     _check(symbols, geometry, bits)
     if symbols.size == 0:
         return Method.RAW, b""
-    method, best = Method.RAW, b""
-    smallest = -(-symbols.size * bits // 8)  # bytes of RAW, which is packed only if nothing beats it
-    for candidate, encode in ((Method.RANS, core.encode_rans), (Method.HUFFMAN, core.encode_huffman)):
-        if not _is_tried(candidate, symbols.size, config):
-            continue
-        blob = encode(symbols, bits)
-        if len(blob) < smallest:
-            method, best, smallest = candidate, blob, len(blob)
+    raw_size = -(-symbols.size * bits // 8)
+    method, best = _encode_static(symbols, bits, config)
+    smallest = raw_size if method == Method.RAW else len(best)
     if config.tries_adaptive:
         trial = state.copy()
         blob = core.encode_adaptive(symbols, bits, geometry.row_length, geometry.kernel, slot, trial.native)
@@ -63,11 +57,21 @@ def encode_in_slot(
     return method, core.encode_packed(symbols, bits) if method == Method.RAW else best
 
 
-def _is_tried(method: Method, count: int, config: CodingConfig) -> bool:
-    if config.coder != "auto":
-        return config.coder == method.name.lower()
-    # Huffman codes beat rANS by their smaller tables only, which do not count in long streams.
-    return method == Method.RANS or count <= _FEW
+def _encode_static(symbols: Symbols, bits: int, config: CodingConfig) -> tuple[Method, bytes]:
+    """The method and the blob of the static coder that `config` asks for; RAW, not packed, if that gains nothing."""
+    if config.coder == "auto":
+        number, blob = core.encode_static(symbols, bits, config.profile == "fast")
+        return Method(number), blob
+    method = Method.__members__[config.coder.upper()]
+    if method == Method.RANS:
+        blob = core.encode_rans(symbols, bits)
+    elif method == Method.HUFFMAN:
+        blob = core.encode_huffman(symbols, bits)
+    elif method == Method.REGISTER and symbols.itemsize == 1:
+        blob = core.encode_register(symbols, bits)
+    else:
+        return Method.RAW, b""
+    return (method, blob) if len(blob) < -(-symbols.size * bits // 8) else (Method.RAW, b"")
 
 
 def decode_symbols(method: Method, blob: Blob, out: Symbols, geometry: Geometry, bits: int, state: State) -> None:
@@ -95,6 +99,8 @@ def decode_in_slot(
         good = core.decode_rans(data, out, bits)
     elif method == Method.HUFFMAN:
         good = core.decode_huffman(data, out, bits)
+    elif method == Method.REGISTER:
+        good = core.decode_register(data, out, bits)
     elif method == Method.ADAPTIVE:
         good = core.decode_adaptive(data, out, bits, geometry.row_length, geometry.kernel, slot, state.native)
     else:

@@ -33,6 +33,7 @@ METHOD_SHARED = 7
 METHOD_TEXT = 8
 METHOD_XZ = 9
 _MAX_BYTES = (1 << 62) - 1
+_INDEX_PART = 512  # of the payload: an index that is a smaller part is not coded where speed counts
 _NOTED, _MASKED = 0x40, 0x80
 
 
@@ -110,11 +111,11 @@ def section_roles(params: Params, shape: torch.Size, masked: bool, segment: int)
     return (["mask"] if masked else []) + tables + ["codes"]
 
 
-def encode_tail(index: Index, checksums: bytes) -> bytes:
-    """The tail: number of chunks, their checksums (8 bytes each), coded index."""
+def encode_tail(index: Index, checksums: bytes, small: bool) -> bytes:
+    """The tail: number of chunks, their checksums (8 bytes each), coded index. small: see `encode_index`."""
     head = ByteWriter()
     head.varint(len(index.chunk_items))
-    tail = bytes(head.data) + checksums + encode_index(index)
+    tail = bytes(head.data) + checksums + encode_index(index, small)
     if len(tail) > MAX_INDEX:
         raise UsageError(f"an index of {len(tail)} bytes; at most {MAX_INDEX} are possible; split the model")
     return tail
@@ -131,8 +132,11 @@ def decode_tail(tail: bytes) -> tuple[Index, list[int]]:
     return decode_index(tail[end:], chunks), checksums
 
 
-def encode_index(index: Index) -> bytes:
-    """The coded index. UsageError for names that a file cannot hold."""
+def encode_index(index: Index, small: bool) -> bytes:
+    """The coded index. UsageError for names that a file cannot hold.
+
+    small: codes it however slowly it decodes; else only where it is a large part of the file.
+    """
     out = ByteWriter()
     own = [t for t in index.tensors if t.tied_to is None]
     out.varint(len(index.tensors))
@@ -164,7 +168,8 @@ def encode_index(index: Index) -> bytes:
     _write_sections(out, index, own)
     for items in index.chunk_items[:-1]:
         out.varint(items)
-    return _pack(bytes(out.data))
+    raw = bytes(out.data)
+    return _pack(raw, small or len(raw) > sum(index.item_sizes()) // _INDEX_PART)
 
 
 def _write_sections(out: ByteWriter, index: Index, own: list[TensorEntry]) -> None:
@@ -181,8 +186,8 @@ def _write_sections(out: ByteWriter, index: Index, own: list[TensorEntry]) -> No
         out.varint(attachment.section.size)
 
 
-def _pack(raw: bytes) -> bytes:
-    text = compress_text(raw)
+def _pack(raw: bytes, coded: bool) -> bytes:
+    text = compress_text(raw) if coded else raw
     method, body = (1, text) if len(text) < len(raw) else (0, raw)
     head = ByteWriter()
     head.byte(method)

@@ -126,9 +126,13 @@ class CodebookParams(Params):
 
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Codebook:
         """See `Params`."""
+        return Codebook(common.shape, common.dtype, mask, self.bits, self.checked(codes), tables[0])
+
+    def checked(self, codes: Tensor) -> Tensor:
+        """See `Params`."""
         if codes.numel() and int(codes.max()) >= self.centroids:
             raise CorruptFileError(f"a code {int(codes.max())} points outside of a codebook of {self.centroids}")
-        return Codebook(common.shape, common.dtype, mask, self.bits, codes, tables[0])
+        return codes
 
 
 @dataclass(frozen=True)
@@ -183,9 +187,13 @@ class BinaryParams(_Scaled):
 
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Binary:
         """See `Params`."""
+        return Binary(common.shape, common.dtype, mask, self.checked(codes), tables[0])
+
+    def checked(self, codes: Tensor) -> Tensor:
+        """See `Params`."""
         if codes.numel() and int(codes.max()) > 1:
             raise CorruptFileError("a sign that is neither 0 nor 1")
-        return Binary(common.shape, common.dtype, mask, codes.view(torch.bool), tables[0])
+        return codes.view(torch.bool)
 
 
 @dataclass(frozen=True)
@@ -210,9 +218,13 @@ class TernaryParams(_Scaled):
 
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Ternary:
         """See `Params`."""
+        return Ternary(common.shape, common.dtype, mask, self.checked(codes), tables[0])
+
+    def checked(self, codes: Tensor) -> Tensor:
+        """See `Params`."""
         if codes.numel() and int(codes.min()) < -1:
             raise CorruptFileError("a ternary code below -1")
-        return Ternary(common.shape, common.dtype, mask, codes, tables[0])
+        return codes
 
 
 @dataclass(frozen=True)
@@ -245,6 +257,10 @@ class _Wrapped(Params):
     def codes(self, tensor: Patched | SignedZeros) -> Tensor:
         """See `Params`."""
         return self.base.codes(tensor.base)
+
+    def checked(self, codes: Tensor) -> Tensor:
+        """See `Params`."""
+        return self.base.checked(codes)
 
 
 @dataclass(frozen=True)
@@ -306,39 +322,33 @@ class PatchedParams(_Wrapped):
 
 @dataclass(frozen=True)
 class SignedZerosParams(_Wrapped):
-    """Signs of Z pruned weights."""
+    """The parameters of the base, and the signs of the weights that its mask prunes."""
 
     number = 7
     represents = SignedZeros
 
-    zeros: int
-
     @classmethod
     def of(cls, tensor: SignedZeros) -> SignedZerosParams:
         """See `Params`."""
-        return cls(params_of(tensor.base), tensor.negative.numel())
+        return cls(params_of(tensor.base))
 
     def write(self, out: ByteWriter) -> None:
         """See `Params`."""
         out.byte(self.base.number)
         self.base.write(out)
-        out.varint(self.zeros)
 
     @classmethod
     def read(cls, source: ByteReader, common: Common) -> SignedZerosParams:
         """See `Params`."""
-        base = cls._read_base(source, common)
         common.check_real("signed zeros")
-        return cls(base, source.varint(common.shape.numel(), "number of zeros"))
+        return cls(cls._read_base(source, common))
 
     def tables(self, shape: torch.Size) -> list[Table]:
         """See `Params`."""
-        return [*self.base.tables(shape), Table("negative", torch.bool, (self.zeros,))]
+        return [*self.base.tables(shape), Table("negative", torch.bool, matrix_shape(shape))]
 
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> SignedZeros:
         """See `Params`."""
-        if mask is None or mask.numel() - int(mask.sum()) != self.zeros:
-            raise CorruptFileError(f"signs of {self.zeros} zeros, which are not those of the mask")
         base = self.base.build(common, mask, tables[:-1], codes)
         return SignedZeros(common.shape, common.dtype, mask, base, tables[-1])
 

@@ -80,8 +80,12 @@ class Params(ABC):
 
     @abstractmethod
     def codes(self, tensor: Any) -> Tensor:
-        """The codes of `tensor` as a file holds them, of its shape and of the dtype of `code_words`."""
+        """The codes of `tensor`, of its shape and of the dtype of `code_words`."""
 
     @abstractmethod
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> CompressedTensor:
-        """The tensor. CorruptFileError where codes point outside of their tables."""
+        """The tensor, of `checked` codes. CorruptFileError where a table makes no sense."""
+
+    def checked(self, codes: Tensor) -> Tensor:
+        """Codes of any shape as the tensor holds them (its `per_weight`); CorruptFileError where one makes no sense."""
+        return codes

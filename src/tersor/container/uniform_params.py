@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tersor.container.centring import centred, uncentred
 from tersor.container.dtypes import WireType, wire_type
 from tersor.container.params import MAX_ELEMENTS, Common, Params, Table
 from tersor.container.wire import ByteReader, ByteWriter
@@ -98,9 +97,7 @@ class UniformParams(Params):
 
     def codes(self, tensor: Uniform) -> Tensor:
         """See `Params`."""
-        if tensor.offset is None:
-            return tensor.codes
-        return centred(tensor.codes, tensor.scale, tensor.offset, tensor.bits, tensor.group_size)
+        return tensor.codes
 
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Uniform:
         """See `Params`."""
@@ -110,8 +107,6 @@ class UniformParams(Params):
         if self.granularity == _GROUP_ENDS:
             ends = scale, second
             scale, offset = steps_of_ends(scale, second, self.bits)
-        if offset is not None:
-            codes = uncentred(codes, scale, offset, self.bits, self.group_size)
         common_and_mask = (common.shape, common.dtype, mask)
         return Uniform(
             *common_and_mask, self.bits, codes, scale, zero, self.group_size, offset, self.signed_zero, *ends

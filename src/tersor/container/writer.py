@@ -66,14 +66,10 @@ class Summary:
 
 @dataclass
 class _Item:
-    """A segment that waits for its chunk. The first segment of a tensor brings the tables.
-
-    codes: of the whole tensor.
-    """
+    """A segment that waits for its chunk. The first segment of a tensor brings the tables."""
 
     tensor: int
     value: CompressedTensor
-    codes: Tensor
     number: int
     start: int
     part: Geometry
@@ -111,7 +107,7 @@ def write_tsr(
         sink.write(blob)
         checksums += xxh3_64(blob).to_bytes(CHECKSUM, "little")
     index = builder.index(source, attachments)
-    tail = encode_tail(index, bytes(checksums))
+    tail = encode_tail(index, bytes(checksums), builder.coding.profile == "small")
     tail += len(tail).to_bytes(4, "little")
     sink.write(tail)
     content_id = sink.content_id.digest()
@@ -172,10 +168,9 @@ class _Builder:
             if entry.tensor is None:
                 continue
             shared = self._shared_tables(position, entry.tensor)
-            codes = params_of(entry.tensor).codes(entry.tensor).reshape(-1)
             start = 0
             for number, part in enumerate(segment_geometries(entry.tensor.shape)):
-                yield _Item(position, entry.tensor, codes, number, start, part, shared), part.elements
+                yield _Item(position, entry.tensor, number, start, part, shared), part.elements
                 start += part.elements
         for name, data in attachments.items():
             if len(data) > MAX_ATTACHMENT:
@@ -258,7 +253,7 @@ class _Builder:
     def _encode_codes(self, item: _Item, mask: Tensor | None, state: State) -> tuple[Method, bytes]:
         params = params_of(item.value)
         part = item.part
-        codes = item.codes[item.start : item.start + part.elements]
+        codes = params.codes(item.value).reshape(-1)[item.start : item.start + part.elements]
         if mask is not None:
             part = Geometry(1, int(mask.sum()))
         if params.symbol_bits is None:
