@@ -1,7 +1,8 @@
 """Checkpoints that are compressed in disguise: few values or quantization grids, saved as plain float32.
 
 What `--lossless` makes of them, exact to the bit, against xz -9 of the same file, against the codes themselves given
-to tersor, and against nncodec's DeepCABAC on those codes (bare codes: no codebooks, no names, no container).
+to tersor, and against nncodec's DeepCABAC on those codes plus the codebooks as tersor stores them (no names, no
+container).
 
     TERSOR_DATA=... python -m benchmarks.disguise          writes benchmarks/results/disguise.json
 """
@@ -23,6 +24,7 @@ from benchmarks.integers import weights
 from benchmarks.machine import write_results
 from benchmarks.peers import DeepCabac
 from benchmarks.sources import package_file
+from tersor.container.reader import Reader
 from tersor.layers import matrix_shape
 from tersor.tensors import Codebook
 
@@ -53,11 +55,18 @@ def clustered(network: str, bits: int) -> dict[str, Any] | None:
     model = tersor.compress(found, recipe)
     state = {entry.name: entry.tensor.dequantize() for entry in model.entries if entry.tensor is not None}
     row = lossless_row(f"{network}, a third, {2**bits} values", state)
-    row["given_codes"] = len(file_bytes(model))
+    given = file_bytes(model)
+    row["given_codes"] = len(given)
     row["xz"] = len(lzma.compress(save(state), preset=9))
     streams = DeepCabac().encode([_ranks(entry.tensor) for entry in model.entries])
-    row["deepcabac_codes"] = sum(len(blob) for blob, _ in streams)
+    row["deepcabac"] = sum(len(blob) for blob, _ in streams) + _codebook_bytes(given)
     return row
+
+
+def _codebook_bytes(blob: bytes) -> int:
+    with Reader(io.BytesIO(blob)) as reader:
+        sections = [section for entry in reader.index.tensors for segment in entry.segments for section in segment]
+    return sum(section.size for section in sections if section.role == "codebook")
 
 
 def _ranks(tensor: Any) -> np.ndarray:
@@ -105,7 +114,7 @@ def main() -> None:
     found = [row for row in rows if row is not None]
     for row in found:
         parts = [f"{row['lossless'] / row['fp32_bytes']:.3f}x of fp32"]
-        for key in ("given_codes", "xz", "deepcabac_codes", "gguf_bytes"):
+        for key in ("given_codes", "xz", "deepcabac", "gguf_bytes"):
             if key in row:
                 parts.append(f"{row['lossless'] / row[key]:.3f}x of {key} {row[key]:,}")
         print(f"{row['name']:34} {row['lossless']:>11,}  {'  '.join(parts)}")
