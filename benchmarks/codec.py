@@ -1,12 +1,10 @@
 """The codec against the best of its rivals, in one process: how many bytes, and how fast.
 
-Three questions, each a section of benchmarks/results/codec.json:
+Two questions, each a section of benchmarks/results/codec.json:
     lossy      integer tensors of real networks, against nncodec's DeepCABAC;
-    streams    symbols without structure, against zstd -1 (Huff0) and constriction;
-    disguise   float checkpoints that hold few values or grids, against xz -9 and nncodec.
-Lossless coding of ordinary checkpoints is `benchmarks.lossless`.
+    streams    symbols without structure, against zstd -1 (Huff0) and constriction.
+Lossless coding of ordinary checkpoints is `benchmarks.lossless`, of those that hold few values `benchmarks.disguise`.
 
-    pip install --no-deps nncodec==2.1.3 && pip install constriction zstandard zipnn==0.5.4
     TERSOR_DATA=... python -m benchmarks.codec          [--only lossy]
 """
 

@@ -5,9 +5,9 @@ make bench
 
 from __future__ import annotations
 
-from benchmarks import kmeans, lossless, models, resources
+from benchmarks import codec, disguise, kmeans, lossless, models, resources
 
 if __name__ == "__main__":
-    for script in (kmeans, lossless, resources, models):
+    for script in (kmeans, lossless, codec, disguise, resources, models):
         print(f"\n== {script.__name__}")
         script.main()
