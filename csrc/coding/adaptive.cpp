@@ -8,6 +8,13 @@
 #include "coding/binary_arithmetic.hpp"
 #include "coding/row_history.hpp"
 #include "coding/tensor_head.hpp"
+#include "cpu.hpp"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define TERSOR_AVX2 __attribute__((target("avx2,bmi,bmi2,lzcnt"), flatten))
+#else
+#define TERSOR_AVX2
+#endif
 
 namespace tersor {
 namespace {
@@ -38,15 +45,15 @@ class WeightWalk {
     // Codes the value of this position (when decoding: any). A decoded one may be out of range.
     std::int32_t code(std::int32_t value) {
         const std::int32_t* before = history_.values(place_.column);
-        std::int32_t predicted = 0;
-        if (shape_.kernel > 1) predicted = predict_value(model_.value, place_, before);
         const Magnitudes near = history_.magnitudes_near(place_);
         const Scale scale = scales_.predict(place_, near);
+        ValuePrediction predicted{};
+        if (shape_.kernel > 1) predicted = predict_value(model_.value, place_, before, scale.mean);
         const std::int32_t centre =
-            head_.is_spiked ? 0 : std::clamp((predicted + 128) >> 8, head_.least, head_.most);
+            head_.is_spiked ? 0 : std::clamp((predicted.value + 128) >> 8, head_.least, head_.most);
         Signs signs = history_.signs_near(place_);
         if (shape_.kernel == 1) signs.column = leanings_.level(place_.column);
-        const Outlook now = outlook_of(scale, predicted - centre * 256);
+        const Outlook now = outlook_of(scale, predicted.value - centre * 256);
         const std::int32_t residual =
             model_.code(coder_, place_, near, signs, now,
                         {head_.least - centre, head_.most - centre}, value - centre);
@@ -54,7 +61,7 @@ class WeightWalk {
         value = residual + centre;
         scales_.learn(place_, scale, size);
         if (shape_.kernel > 1) {
-            learn_value(model_.value, place_, before, predicted, value, scale.mean);
+            learn_value(model_.value, place_, before, predicted, value);
         } else {
             leanings_.learn(place_.column, value);
         }
@@ -89,9 +96,9 @@ class WeightWalk {
 // Runs over all kept symbols. value_at(i) gives what to encode (or anything), store(i, value) takes
 // what was coded. False if a decoded value is out of range.
 template <typename Coder, typename ValueAt, typename Store>
-bool walk(Coder& coder, WeightModel& model, std::size_t count, const TensorShape& shape,
-          const TensorHead& head, std::span<const std::uint8_t> kept, ValueAt value_at,
-          Store store) {
+bool walk_plainly(Coder& coder, WeightModel& model, std::size_t count, const TensorShape& shape,
+                  const TensorHead& head, std::span<const std::uint8_t> kept, ValueAt value_at,
+                  Store store) {
     WeightWalk<Coder> walker(coder, model, shape, head);
     for (std::size_t i = 0; i < count; ++i, walker.advance()) {
         if (!kept.empty() && kept[i] == 0) {
@@ -106,6 +113,24 @@ bool walk(Coder& coder, WeightModel& model, std::size_t count, const TensorShape
         }
     }
     return true;
+}
+
+// The same, compiled as one function for a newer instruction set.
+template <typename Coder, typename ValueAt, typename Store>
+TERSOR_AVX2 bool walk_avx2(Coder& coder, WeightModel& model, std::size_t count,
+                           const TensorShape& shape, const TensorHead& head,
+                           std::span<const std::uint8_t> kept, ValueAt value_at, Store store) {
+    return walk_plainly(coder, model, count, shape, head, kept, value_at, store);
+}
+
+template <typename Coder, typename ValueAt, typename Store>
+bool walk(Coder& coder, WeightModel& model, std::size_t count, const TensorShape& shape,
+          const TensorHead& head, std::span<const std::uint8_t> kept, ValueAt value_at,
+          Store store) {
+    if (active_isa() == Isa::scalar) {
+        return walk_plainly(coder, model, count, shape, head, kept, value_at, store);
+    }
+    return walk_avx2(coder, model, count, shape, head, kept, value_at, store);
 }
 
 // Symbols as integers around their centre.

@@ -5,6 +5,7 @@
 // probabilities, so they hold the same interval.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -52,19 +53,24 @@ class BinaryEncoder {
 class BinaryDecoder {
   public:
     explicit BinaryDecoder(ByteView bytes) noexcept : bytes_(bytes) {
-        for (int i = 0; i < 4; ++i) value_ = value_ << 8 | next();
+        value_ = ahead();
+        position_ = 4;
     }
 
     // The next decision; the first argument only makes the signature that of the encoder.
     bool code(bool, std::uint32_t probability) noexcept {
         const std::uint32_t cut = interval_cut(low_, high_, probability);
         const bool decision = value_ <= cut;
-        decision ? high_ = cut : low_ = cut + 1;
-        while ((low_ ^ high_) >> 24 == 0) {
-            low_ <<= 8;
-            high_ = high_ << 8 | 0xff;
-            value_ = value_ << 8 | next();
-        }
+        low_ = decision ? low_ : cut + 1;
+        high_ = decision ? cut : high_;
+        // Settled bytes leave all at once, and without a branch that chance would decide.
+        const int bits = std::countl_zero(low_ ^ high_) & ~7;
+        const std::uint64_t ones = (std::uint64_t{1} << bits) - 1;
+        low_ = static_cast<std::uint32_t>(static_cast<std::uint64_t>(low_) << bits);
+        high_ = static_cast<std::uint32_t>(static_cast<std::uint64_t>(high_) << bits | ones);
+        value_ = static_cast<std::uint32_t>(
+            (static_cast<std::uint64_t>(value_) << 32 | ahead()) << bits >> 32);
+        position_ += static_cast<std::size_t>(bits >> 3);
         return decision;
     }
 
@@ -76,9 +82,17 @@ class BinaryDecoder {
     }
 
   private:
-    std::uint32_t next() noexcept {
-        const std::size_t at = position_++;
-        return at < bytes_.size() ? bytes_[at] : 0;
+    // The next four bytes; zeros behind the last one.
+    std::uint32_t ahead() const noexcept {
+        if (position_ + 4 <= bytes_.size()) [[likely]] {
+            const std::uint8_t* next = bytes_.data() + position_;
+            return std::uint32_t{next[0]} << 24 | next[1] << 16 | next[2] << 8 | next[3];
+        }
+        std::uint32_t word = 0;
+        for (std::size_t at = position_; at < position_ + 4; ++at) {
+            word = word << 8 | (at < bytes_.size() ? bytes_[at] : 0);
+        }
+        return word;
     }
 
     ByteView bytes_;

@@ -34,10 +34,8 @@ class Counter {
         const std::uint32_t count = packed_ & 1023;
         const std::int32_t p = static_cast<std::int32_t>(packed_ >> 10);
         const std::int32_t error = (decision ? (1 << 22) - 1 : 0) - p;
-        const std::int32_t step = static_cast<std::int32_t>(
-            (static_cast<std::int64_t>(error) * kCounterRates[count]) >> 16);
-        packed_ = static_cast<std::uint32_t>(p + step) << 10 |
-                  (count < kCounterLimit ? count + 1 : kCounterLimit);
+        const std::int64_t step = static_cast<std::int64_t>(error) * kCounterRates[count] >> 16;
+        packed_ += (static_cast<std::uint32_t>(step) << 10) + (count < kCounterLimit);
     }
 
     // Takes another's probability, trusting it as if `most` decisions had been seen at most.

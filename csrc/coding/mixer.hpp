@@ -19,11 +19,15 @@ template <std::size_t N>
 struct MixerWeights {
     static constexpr std::int32_t kOne = 1 << 16;
 
-    std::array<std::int32_t, N> of;  // in 2^-16
+    // As many as fill whole vectors: the weights and logits behind the N that count stay 0.
+    static constexpr std::size_t kLanes = (N + 3) / 4 * 4;
+    using Lanes = std::array<std::int32_t, kLanes>;
+
+    alignas(16) Lanes of{};  // in 2^-16
 
     constexpr MixerWeights() noexcept {
         // The counters know about the same: a little more than their mean is the best start.
-        of.fill(kOne * 9 / (8 * static_cast<std::int32_t>(N)));
+        std::fill_n(of.begin(), N, kOne * 9 / (8 * static_cast<std::int32_t>(N)));
     }
 };
 
@@ -36,7 +40,7 @@ inline bool code_mixed(Coder& coder, const std::array<Counter*, N>& counters,
     constexpr int kLearningShift = 18;
     // Sums of up to 8 products of a logit (12 bits) and a weight (2^-14) stay below 2^31.
     constexpr std::int32_t kMost = (1 << 18) - 1;
-    std::array<std::int32_t, N> logits;
+    typename MixerWeights<N>::Lanes logits{};
     std::int32_t sum = 0;
     for (std::size_t i = 0; i < N; ++i) {
         if (i > 0 && counters[i]->is_fresh()) counters[i]->inherit(*counters[0], kInherited);
@@ -46,12 +50,12 @@ inline bool code_mixed(Coder& coder, const std::array<Counter*, N>& counters,
     const std::uint32_t p = squash(std::clamp(sum >> 14, -kMaxLogit, kMaxLogit));
     decision = coder.code(decision, p);
     const std::int32_t error = (decision ? 1 << 16 : 0) - static_cast<std::int32_t>(p);
-    for (std::size_t i = 0; i < N; ++i) {
+    for (std::size_t i = 0; i < logits.size(); ++i) {
         const std::int32_t step =
             (logits[i] * error + (1 << (kLearningShift - 1))) >> kLearningShift;
         weights.of[i] = std::clamp(weights.of[i] + step, -kMost, kMost);
-        counters[i]->update(decision);
     }
+    for (Counter* counter : counters) counter->update(decision);
     return decision;
 }
 

@@ -17,7 +17,7 @@ class RowHistory {
   public:
     explicit RowHistory(const TensorShape& shape)
         : shape_(shape),
-          margin_(std::max<std::size_t>(shape.kernel, 2)),
+          margin_(std::max(shape.kernel, ValueWeights::kInputs)),
           values_(2 * stride()),
           magnitudes_(3 * stride()) {
         for (std::size_t i = 0; i < 2; ++i) value_rows_[i] = &values_[i * stride() + margin_];

@@ -50,7 +50,7 @@ class SizeContexts {
         kAround + 16 * 32;  // row factor x column factor x scale
     static constexpr std::size_t kClose =
         kFactors + 16 * 16 * 8;  // the kernel so far, or left x up
-    static constexpr std::size_t kEnd = kClose + (4 + 64) * 16 * 16;
+    static constexpr std::size_t kEnd = kClose + (4 * 16 + 64) * 16;
 
     std::array<std::size_t, kCount> at;
 

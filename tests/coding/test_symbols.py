@@ -141,16 +141,23 @@ def weights_of(dtype, bits, geometry, seed):
     [(6, 5, 9), (25, 20, 1), (3, 4, 49), (5, 7, 6), (30, 1, 25), (12, 1, 9), (1, 300, 1), (300, 1, 1), (2, 1, 150)],
 )
 @pytest.mark.parametrize("dtype, bits", [(np.uint8, 4), (np.int8, 5), (np.int16, 12)])
-def test_adaptive_streams_of_any_geometry_are_those_of_the_twin(geometry, dtype, bits):
+def test_adaptive_streams_of_any_geometry_are_those_of_the_twin(geometry, dtype, bits, every_isa):
     geometry = Geometry(*geometry)
-    state, model = State(), Model()
+    states, model = {isa: State() for isa in every_isa}, Model()
     for seed, density in enumerate((None, 0.5, 0.05)):
         symbols = weights_of(dtype, bits, geometry, seed)
         kept = None if density is None else (np.random.default_rng(seed).random(symbols.size) < density)
         mask = None if kept is None else kept.view(np.uint8)
-        blob = core.encode_adaptive(symbols, bits, geometry.row_length, geometry.kernel, 0, state.native, mask)
         flags = None if kept is None else kept.tolist()
-        assert blob == adaptive_twin.encode(symbols.tolist(), geometry, bits, dtype != np.uint8, model, flags)
+        expected = adaptive_twin.encode(symbols.tolist(), geometry, bits, dtype != np.uint8, model, flags)
+        for isa, state in states.items():
+            core.force_isa(isa)
+            shape = (geometry.row_length, geometry.kernel)
+            assert core.encode_adaptive(symbols, bits, *shape, 0, state.native, mask) == expected
+            if seed == 0:
+                back = np.zeros_like(symbols)
+                assert core.decode_adaptive(expected, back, bits, *shape, 0, State().native, None)
+                assert np.array_equal(back, symbols)
     assert adaptive_twin.decode(
         core.encode_adaptive(symbols, bits, geometry.row_length, geometry.kernel, 0, State().native, mask),
         geometry,
