@@ -114,3 +114,9 @@ def test_errors_name_the_file_and_the_fault(tmp_path, text, says):
 def test_a_missing_recipe_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"none\.yaml"):
         Recipe.load(tmp_path / "none.yaml")
+
+
+def test_configs_in_the_wrong_place_are_usage_errors():
+    for wrong in ({"representation": Prune(density=0.5)}, {"representation": {"bits": 4}}, {"prune": Quantize()}):
+        with pytest.raises(UsageError, match="the rule for"):
+            Rule("*", **wrong)

@@ -216,3 +216,20 @@ def test_max_bytes(small):
     with pytest.raises(LimitError, match="max_bytes"):
         tersor.load(io.BytesIO(small), max_bytes=239)
     tersor.load(io.BytesIO(small), max_bytes=240)
+
+
+def test_expanded_parameters_are_refused_and_nothing_changes():
+    model = nn.Module()
+    model.x = nn.Parameter(torch.zeros(1).expand(60))
+    model.y = nn.Parameter(torch.zeros(60))
+    file = io.BytesIO()
+    tersor.save(tersor.compress({"x": torch.ones(60), "y": torch.ones(60)}, lossless=True), file)
+    with pytest.raises(MismatchError, match=r"expanded tensors\): x"):
+        tersor.load(file, into=model)
+    assert not model.y.any()
+
+
+def test_targets_of_the_wrong_type_are_usage_errors(small):
+    for arguments in ({"into": {}}, {"out": nn.Linear(1, 1)}, {"out": {"a": 1}}):
+        with pytest.raises(UsageError, match="must be"):
+            tersor.load(small, **arguments)

@@ -196,3 +196,11 @@ def test_copies_have_memory_of_their_own():
         assert reader.info("b").tied_to is None
         assert same_bits(reader.read("b"), value)
         assert same_bits(reader.read_rows("b", 1, 2), value[1:2])
+
+
+def test_a_closed_reader_says_so():
+    with tersor.open(io.BytesIO(written([Entry("w", dense(torch.ones(4, 2)))]))) as file:
+        assert file.read("w").sum() == 8
+    for use in (lambda: file.read("w"), lambda: file.read_rows("w", 0, 1), lambda: file.stream("w")):
+        with pytest.raises(UsageError, match="closed"):
+            use()

@@ -27,14 +27,18 @@ class Destinations:
 def module_destinations(infos: Sequence[TensorInfo], module: nn.Module) -> Destinations:
     """The parameters and buffers of `module`.
 
-    MismatchError names every tensor that is missing, unexpected, of another shape, or that has no memory.
+    MismatchError names every tensor that is missing, unexpected, of another shape, or that has no memory of its own.
     """
     slots = {
         name: value.detach() for name, value in module.state_dict(keep_vars=True).items() if isinstance(value, Tensor)
     }
     problems = _names_and_shapes(infos, slots, "module")
     empty = [name for name, value in slots.items() if value.is_meta]
-    _report({**problems, "on the meta device (give them memory by to_empty first)": empty}, "module")
+    problems["on the meta device (give them memory by to_empty first)"] = empty
+    problems["elements that share memory (expanded tensors)"] = [
+        name for name, value in slots.items() if value.layout == torch.strided and _is_expanded(value)
+    ]
+    _report(problems, "module")
     shared = _overlapping(infos, slots)
     fit = {info.name for info in infos if info.dtype == slots[info.name].dtype and _is_plain(slots[info.name])}
     return Destinations(slots, frozenset(fit - shared))
@@ -76,6 +80,10 @@ def _report(problems: Mapping[str, list[str]], target: str) -> None:
     lines = [f"{what}: {', '.join(names)}" for what, names in problems.items() if names]
     if lines:
         raise MismatchError(f"the file does not fit the {target}; nothing was changed. " + "; ".join(lines))
+
+
+def _is_expanded(value: Tensor) -> bool:
+    return any(stride == 0 and size > 1 for size, stride in zip(value.shape, value.stride(), strict=True))
 
 
 def _is_plain(value: Tensor) -> bool:

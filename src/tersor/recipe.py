@@ -53,6 +53,13 @@ class Rule:
             raise UsageError(f"a rule needs a pattern of tensor names to match, got {self.match!r}")
         if self.representation is None and self.prune is None:
             raise UsageError(f"the rule for {self.match!r} does nothing; give it a representation or prune")
+        if self.representation is not None and not isinstance(self.representation, RepresentationConfig):
+            raise UsageError(
+                f"the rule for {self.match!r}: {self.representation!r} is no representation, such as Quantize(bits=4); "
+                "prune= takes Prune"
+            )
+        if self.prune is not None and not isinstance(self.prune, Prune):
+            raise UsageError(f"the rule for {self.match!r}: prune takes Prune, got {self.prune!r}")
         if self.shared and not isinstance(self.representation, Palettize):
             raise UsageError(f"the rule for {self.match!r}: only palettize can be shared between tensors")
         if self.max_row is not None and (not isinstance(self.max_row, int) or self.max_row < 1):

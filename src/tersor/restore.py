@@ -131,6 +131,10 @@ def load(
     """
     if into is not None and out is not None:
         raise UsageError("load takes `into` or `out`, not both")
+    if into is not None and not isinstance(into, nn.Module):
+        raise UsageError(f"into must be an nn.Module, got {type(into).__name__}; a dict of tensors is `out`")
+    if out is not None and not (isinstance(out, Mapping) and all(isinstance(v, Tensor) for v in out.values())):
+        raise UsageError("out must be a mapping of names to tensors; a module is `into`")
     with thread_pool(threads) as executor, Reader(path, max_bytes=max_bytes) as reader:
         infos = tensor_infos(reader.index)
         if into is not None:

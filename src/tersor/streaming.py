@@ -29,7 +29,7 @@ class TensorReader:
     names: of all tensors, in the order of the file.
     Rows are slices along the first dimension: row i of a tensor of shape (10, 3, 5) has shape (3, 5), row i of a
     vector is one element. All tensors that are returned are new, contiguous and on the CPU.
-    Every method raises UsageError for an unknown name and CorruptFileError where the file is damaged.
+    Every method raises UsageError for an unknown name or a closed file and CorruptFileError where the file is damaged.
     """
 
     def __init__(self, reader: Reader, threads: int | None) -> None:
@@ -37,6 +37,7 @@ class TensorReader:
         self._infos = {info.name: info for info in tensor_infos(reader.index)}
         self.names: tuple[str, ...] = tuple(self._infos)
         self._last: tuple[int, Elements] | None = None
+        self._closed = False
         self._stack = ExitStack()
         self._stack.callback(reader.close)
         try:
@@ -47,6 +48,8 @@ class TensorReader:
 
     def info(self, name: str) -> TensorInfo:
         """Shape, dtype and what else is known of a tensor, without decoding it."""
+        if self._closed:
+            raise UsageError(f"{self._reader.name}: the reader is closed; open the file again")
         try:
             return self._infos[name]
         except KeyError:
@@ -110,6 +113,7 @@ class TensorReader:
 
     def close(self) -> None:
         """Closes the file. Tensors that were read stay valid."""
+        self._closed = True
         self._stack.close()
 
     def __enter__(self) -> TensorReader:

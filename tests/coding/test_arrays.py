@@ -198,3 +198,14 @@ def test_malformed_raw_is_refused():
         decode_array(Method.RAW, b"\xff", np.zeros(3, np.uint8), "bool", Geometry(1, 3), State())
     with pytest.raises(CorruptStreamError):
         decode_array(Method.PLANES, b"\0\7\2", np.zeros(3, np.uint8), "bool", Geometry(1, 3), State())
+
+
+@pytest.mark.parametrize("profile", ["small", "fast"])
+def test_arrays_of_few_values_cost_next_to_nothing(profile):
+    constant = np.full(300 * 256, 0.3, np.float32)
+    causal = np.triu(np.full((256, 256), np.finfo(np.float32).min, np.float32), 1).reshape(-1)
+    for values, geometry in ((constant, Geometry(300, 256)), (causal, Geometry(256, 256))):
+        method, blob = round_trip(values.view(np.uint32), "float", CodingConfig(profile=profile), geometry)
+        assert method == Method.PLANES
+        assert len(blob) < values.size // 4
+    assert len(round_trip(constant.view(np.uint32), "float", CodingConfig(profile=profile), Geometry(300, 256))[1]) < 64

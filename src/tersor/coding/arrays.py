@@ -34,6 +34,7 @@ _FIRST_SLOT = 16  # of the adaptive models of planes
 _TABLE_BYTES = 32  # what a coded plane takes beside its entropy, about
 _LEAST_GAIN = 1024  # planes that would shrink by less than this part are stored raw: coding costs time
 _ADAPTIVE_GAIN = 64  # planes that would shrink by less than this part are not worth the slow coder
+_SAMPLE = 1024
 _FEW = 4096  # planes of fewer bytes are always tried
 
 
@@ -60,7 +61,12 @@ def encode_array(
     """
     _check(words, kind, geometry)
     if kind == "float" and (floats := encode_floats(words, geometry, config)) is not None:
-        return Method.FLOATS, floats
+        trial = state.copy()
+        planes = _encode_planes(words, kind, geometry, config, trial) if _repeats(words) else None
+        if planes is None or len(floats) <= len(planes):
+            return Method.FLOATS, floats
+        state.become(trial)
+        return Method.PLANES, planes
     if words.size > 0 and config.coder != "raw":
         planes = _encode_planes(words, kind, geometry, config, state)
         if planes is not None:
@@ -82,6 +88,12 @@ def decode_array(method: Method, blob: Blob, out: Words, kind: str, geometry: Ge
         _decode_planes(blob, out, kind, geometry, state)
     else:
         raise CorruptStreamError(f"{Method(method).name} is not a method for an array of {out.size} elements")
+
+
+def _repeats(words: Words) -> bool:
+    """Whether a sample of the words holds so few values that coding their mantissas may pay."""
+    sample = words[:: max(1, words.size // _SAMPLE)][:_SAMPLE]
+    return np.unique(sample).size * 8 <= sample.size
 
 
 def _raw_size(words: Words, kind: str) -> int:
