@@ -10,8 +10,11 @@ import io
 import lzma
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from typing import Any
 
+import numpy as np
 import torch
 import zipnn
 from safetensors.torch import load_file, save
@@ -19,6 +22,10 @@ from safetensors.torch import load_file, save
 import tersor
 from benchmarks.machine import write_results
 from benchmarks.sources import package_file
+from tersor.coding import CodingConfig, Method, State, decode_array, encode_array
+from tersor.container.dtypes import to_words, wire_type
+from tersor.container.index import segment_geometries
+from tersor.parallel import ordered_map, thread_pool
 
 
 def timed(work: Callable[[], object], repeats: int) -> tuple[object, float]:
@@ -48,6 +55,37 @@ def tersor_row(state: dict[str, torch.Tensor], profile: str, threads: int, repea
     exact = all(torch.equal(_bits(out[name]), _bits(value)) for name, value in state.items())
     assert exact, "not exact to the bit"
     return {"bytes": len(blob), "encode_s": encoding, "decode_s": decoding}
+
+
+def codec_row(state: dict[str, torch.Tensor], profile: str, threads: int, repeats: int) -> dict[str, float]:
+    """The coders alone, as zipnn is called: from arrays to bytes in memory, and into arrays that are there already."""
+    config = CodingConfig(profile=profile)
+    parts = []
+    for value in state.values():
+        row, start = wire_type(value.dtype, ""), 0
+        for part in segment_geometries(value.shape):
+            parts.append((to_words(value, row)[start : start + part.elements], row.kind, part))
+            start += part.elements
+
+    def encode() -> list[tuple[Method, bytes]]:
+        with thread_pool(threads) as executor:
+            return list(_each(lambda p: encode_array(*p, config, State()), parts, executor))
+
+    blobs, encoding = timed(encode, repeats)
+    outs = [np.zeros_like(words) for words, _, _ in parts]
+    jobs = [(*blob, out, kind, part) for blob, out, (_, kind, part) in zip(blobs, outs, parts, strict=True)]
+
+    def decode() -> None:
+        with thread_pool(threads) as executor:
+            list(_each(lambda job: decode_array(*job, State()), jobs, executor))
+
+    _, decoding = timed(decode, repeats)
+    assert all(np.array_equal(out, words) for out, (words, _, _) in zip(outs, parts, strict=True))
+    return {"bytes": sum(len(blob) for _, blob in blobs), "encode_s": encoding, "decode_s": decoding}
+
+
+def _each(work: Callable[[Any], Any], items: Iterable[Any], executor: Executor | None) -> Iterator[Any]:
+    return ordered_map(work, items, executor, cost=lambda _: 1, budget=8)
 
 
 def zipnn_row(raw: bytes, dtype: str, threads: int, repeats: int) -> dict[str, float]:
@@ -80,7 +118,8 @@ def main() -> None:
         found = {}
         for threads in (1, 2):
             for profile in ("small", "fast"):
-                found[f"tersor {profile}", threads] = tersor_row(state, profile, threads, options.repeats)
+                found[f"{profile} coders", threads] = codec_row(state, profile, threads, options.repeats)
+                found[f"{profile} file", threads] = tersor_row(state, profile, threads, options.repeats)
             found["zipnn", threads] = zipnn_row(raw, kind, threads, options.repeats)
         if options.xz:
             blob, seconds = timed(lambda raw=raw: lzma.compress(raw, preset=9), 1)
