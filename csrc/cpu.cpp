@@ -2,10 +2,22 @@
 
 #include <atomic>
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#endif
+
 namespace tersor {
 namespace {
 
 std::atomic<int> forced{-1};
+
+#if defined(__x86_64__) && defined(__GNUC__)
+// Asked of the processor itself: not every compiler knows the feature by name.
+bool has_lzcnt() noexcept {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid(0x80000001, &a, &b, &c, &d) != 0 && (c & bit_LZCNT) != 0;
+}
+#endif
 
 Isa detect() noexcept {
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -16,8 +28,7 @@ Isa detect() noexcept {
         __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2")) {
         return Isa::avx512;
     }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") &&
-        __builtin_cpu_supports("lzcnt")) {
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && has_lzcnt()) {
         return Isa::avx2;
     }
 #endif
