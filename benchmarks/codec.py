@@ -124,7 +124,7 @@ def _lossy_row(tensors: list[NDArray[np.int16]], repeats: int) -> dict[str, Any]
     matrices = [np.ascontiguousarray(tensor.reshape(len(tensor), -1), np.int32) for tensor in tensors]
     peer = DeepCabac()
     theirs = peer.encode(matrices)
-    size = sum(len(blob) for blob, _ in theirs)
+    size = peer.size(matrices)
     out = [np.empty_like(matrix) for matrix in matrices]
     peer_seconds = best_seconds(lambda: peer.decode(theirs, out), 1 + (count < 10**6))
     assert all(np.array_equal(a, b) for a, b in zip(matrices, out, strict=True))

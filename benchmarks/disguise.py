@@ -60,8 +60,7 @@ def clustered(network: str, bits: int) -> dict[str, Any] | None:
     given = file_bytes(model)
     row["given_codes"] = len(given)
     row["xz"] = len(lzma.compress(save(state), preset=9))
-    streams = DeepCabac().encode([_ranks(entry.tensor) for entry in model.entries])
-    row["deepcabac"] = sum(len(blob) for blob, _ in streams) + _codebook_bytes(given)
+    row["deepcabac"] = DeepCabac().size([_ranks(entry.tensor) for entry in model.entries]) + _codebook_bytes(given)
     return row
 
 

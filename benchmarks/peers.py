@@ -30,15 +30,14 @@ class DeepCabac:
         self._core = deepCABAC
         self._off = (deepCABAC.HdspMode.AlwaysOff, np.zeros(2, np.int8))
 
-    def encode(self, tensors: Integers) -> list[tuple[bytes, int]]:
-        """Each tensor's bytes with the scan order that `decode` needs."""
-        return [
-            min(
-                ((self._stream(tensor, scan, fit), scan) for scan in self._SCANS for fit in (0, 1)),
-                key=lambda stream: len(stream[0]),
-            )
-            for tensor in tensors
-        ]
+    def size(self, tensors: Integers) -> int:
+        """Bytes with the best settings of each tensor."""
+        settings = [(scan, fit) for scan in self._SCANS for fit in (0, 1)]
+        return sum(min(len(self._stream(tensor, *chosen)) for chosen in settings) for tensor in tensors)
+
+    def encode(self, tensors: Integers) -> list[bytes]:
+        """Streams by rows, which need no entry points to be decoded."""
+        return [self._stream(tensor, 0, 1) for tensor in tensors]
 
     def _stream(self, tensor: NDArray[np.int32], scan: int, fit: int) -> bytes:
         encoder = self._core.Encoder()
@@ -47,13 +46,13 @@ class DeepCabac:
         encoder.encodeLayer(tensor, 0, scan, 0, 0, int(dead.any()), dead, *self._off, 0, 0)
         return encoder.finish().tobytes()
 
-    def decode(self, streams: list[tuple[bytes, int]], out: Integers) -> None:
-        """Fills `out`."""
-        for (blob, scan), tensor in zip(streams, out, strict=True):
+    def decode(self, streams: list[bytes], out: Integers) -> None:
+        """Fills `out` from the streams of `encode`."""
+        for blob, tensor in zip(streams, out, strict=True):
             decoder = self._core.Decoder()
             decoder.setStream(np.frombuffer(blob, np.uint8))
             decoder.initCtxModels(self._UNARY)
-            decoder.decodeLayer(tensor, 0, scan, 0, 0, *self._off, 0, 0)
+            decoder.decodeLayer(tensor, 0, 0, 0, 0, *self._off, 0, 0)
             decoder.finish()
 
 
