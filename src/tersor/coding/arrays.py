@@ -60,18 +60,15 @@ def encode_array(
     Raises ValueError if the arguments contradict each other.
     """
     _check(words, kind, geometry)
-    if kind == "float" and (floats := encode_floats(words, geometry, config)) is not None:
-        trial = state.copy()
-        planes = _encode_planes(words, kind, geometry, config, trial) if _repeats(words) else None
-        if planes is None or len(floats) <= len(planes):
-            return Method.FLOATS, floats
-        state.become(trial)
-        return Method.PLANES, planes
+    floats = encode_floats(words, geometry, config) if kind == "float" else None
+    if floats is not None and not _repeats(words):
+        return Method.FLOATS, floats
     if words.size > 0 and config.coder != "raw":
-        planes = _encode_planes(words, kind, geometry, config, state)
+        limit = _raw_size(words, kind) if floats is None else len(floats)
+        planes = _encode_planes(words, kind, geometry, config, state, limit)
         if planes is not None:
             return Method.PLANES, planes
-    return Method.RAW, _encode_raw(words, kind)
+    return (Method.RAW, _encode_raw(words, kind)) if floats is None else (Method.FLOATS, floats)
 
 
 def decode_array(method: Method, blob: Blob, out: Words, kind: str, geometry: Geometry, state: State) -> None:
@@ -116,9 +113,10 @@ def _decode_raw(blob: Blob, out: Words, kind: str) -> None:
         raise CorruptStreamError("a packed bool array has bits behind its end")
 
 
-def _encode_planes(words: Words, kind: str, geometry: Geometry, config: CodingConfig, state: State) -> bytes | None:
-    """The PLANES blob, or None (and the state as it was) if RAW is not larger."""
-    raw_size = _raw_size(words, kind)
+def _encode_planes(
+    words: Words, kind: str, geometry: Geometry, config: CodingConfig, state: State, limit: int
+) -> bytes | None:
+    """The PLANES blob, or None (and the state as it was) if it would not be of fewer bytes than `limit`."""
     layout, words = _narrowed(words) if kind == "float" else (_Layout.SAME, words)
     planes = np.empty((words.itemsize, words.size), np.uint8)
     core.split_planes(words, planes.reshape(-1), _TRANSFORMS[kind])
@@ -126,7 +124,7 @@ def _encode_planes(words: Words, kind: str, geometry: Geometry, config: CodingCo
     blob = bytearray([layout])
     for slot, plane in enumerate(planes, _FIRST_SLOT):
         blob += _encode_plane(plane, 1 if kind == "bool" else 8, geometry, config, trial, slot)
-    if len(blob) >= raw_size:
+    if len(blob) >= limit:
         return None
     state.become(trial)
     return bytes(blob)
