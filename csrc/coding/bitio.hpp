@@ -30,6 +30,11 @@ inline std::uint32_t load_le16(const std::uint8_t* from) noexcept {
     return static_cast<std::uint32_t>(from[0]) | static_cast<std::uint32_t>(from[1]) << 8;
 }
 
+inline void store_le16(std::uint8_t* to, std::uint32_t value) noexcept {
+    to[0] = static_cast<std::uint8_t>(value);
+    to[1] = static_cast<std::uint8_t>(value >> 8);
+}
+
 // Appends bits to a byte vector. `flush` pads the last byte with zero bits.
 class BitWriter {
   public:

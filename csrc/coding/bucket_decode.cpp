@@ -6,13 +6,9 @@
 #include <vector>
 
 #include "coding/rans.hpp"
-#include "coding/rans_decode.hpp"
+#include "coding/rans_avx2.hpp"
+#include "coding/rans_state.hpp"
 #include "cpu.hpp"
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
-#define TERSOR_AVX2 __attribute__((target("avx2,bmi2,popcnt")))
-#endif
 
 namespace tersor {
 namespace {
@@ -56,10 +52,7 @@ inline void decode_group(Stream<L>& stream, const std::uint16_t* offsets, T base
         out[lane] = static_cast<T>(base + static_cast<T>(slot & 0xff));
         const std::uint32_t state =
             ((slot >> 8 & 0xfff) + 1) * (x >> stream.scale_bits) + (slot >> 20);
-        // All ones if the state needs a word: arithmetic, because a branch would be a coin toss.
-        const std::uint32_t low = 0u - static_cast<std::uint32_t>(state < kRansLow);
-        stream.states[lane] = state << (low & 16) | (load_le16(next) & low);
-        next += low & 2;
+        stream.states[lane] = refill(state, next);
     }
     stream.next = next;
 }
@@ -75,21 +68,6 @@ std::size_t decode_scalar(Stream<L>& stream, const std::uint16_t* offsets, T bas
 }
 
 #if defined(TERSOR_AVX2)
-
-// For a mask of lanes that need a word: which of the next eight words each lane gets.
-struct ExpandTable {
-    alignas(32) std::uint32_t lanes[256][8];
-    constexpr ExpandTable() : lanes{} {
-        for (unsigned mask = 0; mask < 256; ++mask) {
-            unsigned word = 0;
-            for (unsigned lane = 0; lane < 8; ++lane) {
-                lanes[mask][lane] = word;
-                word += mask >> lane & 1;
-            }
-        }
-    }
-};
-constexpr ExpandTable kExpand;
 
 struct Step {
     const std::uint32_t* slots;
@@ -110,34 +88,10 @@ struct Step {
         const __m256i state =
             _mm256_add_epi32(_mm256_mullo_epi32(less_one, quotient),
                              _mm256_add_epi32(quotient, _mm256_srli_epi32(slot, 20)));
-        const __m256i low = _mm256_cmpgt_epi32(_mm256_set1_epi32(kRansLow), state);
-        const unsigned lanes = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(low)));
-        const __m256i words =
-            _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(next)));
-        const __m256i order =
-            _mm256_load_si256(reinterpret_cast<const __m256i*>(kExpand.lanes[lanes]));
-        const __m256i refilled = _mm256_or_si256(_mm256_slli_epi32(state, 16),
-                                                 _mm256_permutevar8x32_epi32(words, order));
-        x = _mm256_blendv_epi8(state, refilled, low);
-        next += 2 * static_cast<unsigned>(__builtin_popcount(lanes));
+        x = refill8(state, next);
         return slot;
     }
 };
-
-TERSOR_AVX2 inline void store(std::uint8_t* out, std::uint8_t base, __m256i ab, __m256i cd) {
-    // The packs work within 128-bit halves: put the groups of four symbols back in order.
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    const __m256i packed = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(ab, cd), order);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
-                        _mm256_add_epi8(packed, _mm256_set1_epi8(static_cast<char>(base))));
-}
-
-TERSOR_AVX2 inline void store(std::uint16_t* out, std::uint16_t base, __m256i ab, __m256i cd) {
-    const __m256i add = _mm256_set1_epi16(static_cast<short>(base));
-    __m256i* const to = reinterpret_cast<__m256i*>(out);
-    _mm256_storeu_si256(to, _mm256_add_epi16(_mm256_permute4x64_epi64(ab, 0xd8), add));
-    _mm256_storeu_si256(to + 1, _mm256_add_epi16(_mm256_permute4x64_epi64(cd, 0xd8), add));
-}
 
 template <typename T>
 TERSOR_AVX2 std::size_t decode_avx2(Stream<32>& stream, const std::uint16_t* offsets, T base,
@@ -147,7 +101,6 @@ TERSOR_AVX2 std::size_t decode_avx2(Stream<32>& stream, const std::uint16_t* off
     __m256i* const vectors = reinterpret_cast<__m256i*>(stream.states.data());
     __m256i x[4];
     for (unsigned v = 0; v < 4; ++v) x[v] = _mm256_load_si256(vectors + v);
-    const __m256i byte = _mm256_set1_epi32(0xff);
     const std::uint8_t* next = stream.next;
     std::size_t group = 0;
     for (; group < groups && next <= stream.limit; ++group) {
@@ -155,10 +108,9 @@ TERSOR_AVX2 std::size_t decode_avx2(Stream<32>& stream, const std::uint16_t* off
         __m256i slot[4];
 #pragma GCC unroll 4
         for (unsigned v = 0; v < 4; ++v) {
-            slot[v] = _mm256_and_si256(step(x[v], tables + 8 * v, next), byte);
+            slot[v] = step(x[v], tables + 8 * v, next);
         }
-        store(out + group * 32, base, _mm256_packus_epi32(slot[0], slot[1]),
-              _mm256_packus_epi32(slot[2], slot[3]));
+        store_symbols(out + group * 32, base, slot[0], slot[1], slot[2], slot[3]);
     }
     for (unsigned v = 0; v < 4; ++v) _mm256_store_si256(vectors + v, x[v]);
     stream.next = next;
@@ -181,12 +133,8 @@ std::size_t decode_groups(Stream<L>& stream, const std::uint16_t* offsets, T bas
 template <unsigned L, typename T>
 bool decode_payload(ByteView payload, std::span<T> symbols, SymbolKind kind,
                     const BucketModel& model) {
-    if (payload.size() < 4 * L || payload.size() % 2 != 0) return false;
     Stream<L> stream;
-    for (unsigned lane = 0; lane < L; ++lane) {
-        stream.states[lane] = load_le32(payload.data() + 4 * lane);
-        if (stream.states[lane] < kRansLow || stream.states[lane] >> 31) return false;
-    }
+    if (payload.size() % 2 != 0 || !load_states(payload, stream.states)) return false;
     const std::vector<std::uint32_t> slots = make_slots(model);
     const TableMap tables(model);
     const T base = from_index<T>(model.first, kind);
@@ -229,8 +177,7 @@ bool decode_payload(ByteView payload, std::span<T> symbols, SymbolKind kind,
                          remainder);
         }
     }
-    return stream.next == end && std::all_of(stream.states.begin(), stream.states.end(),
-                                             [](std::uint32_t x) { return x == kRansLow; });
+    return stream.next == end && at_start(stream.states);
 }
 
 }  // namespace

@@ -4,12 +4,9 @@
 #include <vector>
 
 #include "coding/rans.hpp"
+#include "coding/rans_avx2.hpp"
+#include "coding/rans_state.hpp"
 #include "cpu.hpp"
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
-#define TERSOR_AVX2 __attribute__((target("avx2,bmi2,popcnt")))
-#endif
 
 namespace tersor {
 namespace {
@@ -77,11 +74,7 @@ std::size_t decode_groups_scalar(Words& words, std::span<std::uint32_t, L> state
                 static_cast<std::uint32_t>(entry >> Format::kFrequencyShift & Format::kFieldMask);
             const std::uint32_t state = f * (x[lane] >> scale_bits) +
                                         static_cast<std::uint32_t>(entry >> Format::kPlaceShift);
-            // All ones if the state needs a word: arithmetic, because a branch would be a coin
-            // toss.
-            const std::uint32_t low = 0u - static_cast<std::uint32_t>(state < kRansLow);
-            x[lane] = state << (low & 16) | (load_le16(next) & low);
-            next += low & 2;
+            x[lane] = refill(state, next);
         }
     }
     for (unsigned lane = 0; lane < L; ++lane) states[lane] = x[lane];
@@ -90,21 +83,6 @@ std::size_t decode_groups_scalar(Words& words, std::span<std::uint32_t, L> state
 }
 
 #if defined(TERSOR_AVX2)
-
-// For a mask of lanes that need a word: which of the next eight words each lane gets.
-struct ExpandTable {
-    alignas(32) std::uint32_t lanes[256][8];
-    constexpr ExpandTable() : lanes{} {
-        for (unsigned mask = 0; mask < 256; ++mask) {
-            unsigned word = 0;
-            for (unsigned lane = 0; lane < 8; ++lane) {
-                lanes[mask][lane] = word;
-                word += mask >> lane & 1;
-            }
-        }
-    }
-};
-constexpr ExpandTable kExpand;
 
 // Four lookups. Through general registers: the gather instructions of the processors at hand are
 // slower.
@@ -129,40 +107,8 @@ TERSOR_AVX2 inline __m256i step_avx2(__m256i& x, const std::uint32_t* slots, __m
     const __m256i f = _mm256_and_si256(_mm256_srli_epi32(entry, 8), _mm256_set1_epi32(0xfff));
     const __m256i state = _mm256_add_epi32(_mm256_mullo_epi32(f, _mm256_srl_epi32(x, scale_bits)),
                                            _mm256_srli_epi32(entry, 20));
-    const __m256i low = _mm256_cmpgt_epi32(_mm256_set1_epi32(kRansLow), state);
-    const unsigned lanes = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(low)));
-    const __m256i words =
-        _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(next)));
-    const __m256i order = _mm256_load_si256(reinterpret_cast<const __m256i*>(kExpand.lanes[lanes]));
-    const __m256i refilled =
-        _mm256_or_si256(_mm256_slli_epi32(state, 16), _mm256_permutevar8x32_epi32(words, order));
-    x = _mm256_blendv_epi8(state, refilled, low);
-    next += 2 * static_cast<unsigned>(__builtin_popcount(lanes));
+    x = refill8(state, next);
     return entry;
-}
-
-TERSOR_AVX2 inline void store_symbols(std::uint8_t* out, std::uint8_t base, __m256i a, __m256i b,
-                                      __m256i c, __m256i d) {
-    const __m256i byte = _mm256_set1_epi32(0xff);
-    const __m256i ab = _mm256_packus_epi32(_mm256_and_si256(a, byte), _mm256_and_si256(b, byte));
-    const __m256i cd = _mm256_packus_epi32(_mm256_and_si256(c, byte), _mm256_and_si256(d, byte));
-    // The packs work within 128-bit halves: put the groups of four symbols back in order.
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    const __m256i packed = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(ab, cd), order);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
-                        _mm256_add_epi8(packed, _mm256_set1_epi8(static_cast<char>(base))));
-}
-
-TERSOR_AVX2 inline void store_symbols(std::uint16_t* out, std::uint16_t base, __m256i a, __m256i b,
-                                      __m256i c, __m256i d) {
-    const __m256i byte = _mm256_set1_epi32(0xff);
-    const __m256i add = _mm256_set1_epi16(static_cast<short>(base));
-    const __m256i ab = _mm256_permute4x64_epi64(
-        _mm256_packus_epi32(_mm256_and_si256(a, byte), _mm256_and_si256(b, byte)), 0xd8);
-    const __m256i cd = _mm256_permute4x64_epi64(
-        _mm256_packus_epi32(_mm256_and_si256(c, byte), _mm256_and_si256(d, byte)), 0xd8);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_add_epi16(ab, add));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 16), _mm256_add_epi16(cd, add));
 }
 
 template <typename T>
@@ -213,12 +159,8 @@ std::size_t decode_groups(Words& words, std::span<std::uint32_t, L> states,
 template <typename Format, unsigned L, typename T>
 bool decode_payload(ByteView payload, std::span<T> symbols, SymbolKind kind,
                     const FrequencyTable& table) {
-    if (payload.size() < 4 * L || payload.size() % 2 != 0) return false;
     std::array<std::uint32_t, L> states;
-    for (unsigned lane = 0; lane < L; ++lane) {
-        states[lane] = load_le32(payload.data() + 4 * lane);
-        if (states[lane] < kRansLow || states[lane] >> 31) return false;
-    }
+    if (payload.size() % 2 != 0 || !load_states(payload, states)) return false;
     const std::span<std::uint32_t, L> lanes(states);
     const auto slots = make_slots<Format>(table);
     const T base = from_index<T>(table.alphabet.first << table.alphabet.split, kind);
@@ -249,11 +191,7 @@ bool decode_payload(ByteView payload, std::span<T> symbols, SymbolKind kind,
         decode_groups_scalar<Format, 1>(rest, lanes.subspan(lane).template first<1>(), slots.data(),
                                         table.scale_bits, base, out + lane, 1, rest.end);
     }
-    if (rest.next != rest.end) return false;
-    for (const std::uint32_t state : states) {
-        if (state != kRansLow) return false;
-    }
-    return true;
+    return rest.next == rest.end && at_start(states);
 }
 
 template <typename Format, typename T>

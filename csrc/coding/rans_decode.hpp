@@ -10,10 +10,6 @@
 
 namespace tersor {
 
-// States live in [2^15, 2^31) between symbols: below 2^31, division by multiplication is exact and
-// signed comparisons work. The encoder starts at kRansLow, so the decoder must end there.
-inline constexpr std::uint32_t kRansLow = 1u << 15;
-
 // Decodes states and words, all of `payload`, into `symbols` (low split bits zero). `table` is not
 // constant.
 template <typename T>

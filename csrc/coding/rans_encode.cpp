@@ -5,52 +5,15 @@
 #include <vector>
 
 #include "coding/rans.hpp"
-#include "coding/rans_decode.hpp"
+#include "coding/rans_avx2.hpp"
+#include "coding/rans_state.hpp"
 #include "cpu.hpp"
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
-#define TERSOR_AVX2 __attribute__((target("avx2,bmi2,popcnt")))
-#endif
 
 namespace tersor {
 namespace {
 
 // What may be written before the coded bytes: words are stored before it is known how many count.
 constexpr std::size_t kSlack = 16;
-
-// How to encode one symbol: x -> (x / f) * 2^scale + x % f + start, the division as a
-// multiplication (Alverson 1991; exact for x < 2^31).
-struct EncodeStep {
-    std::uint32_t reciprocal;  // of f
-    std::uint32_t bias;
-    std::uint32_t f;
-    std::uint32_t shift;
-};
-
-EncodeStep make_step(std::uint32_t f, std::uint32_t start, unsigned scale_bits) {
-    // x * (2^32 - 1) / 2^32 = x - 1 for the quotient by 1; the bias makes up for the missing one.
-    if (f == 1) return {~0u, start + (1u << scale_bits) - 1, f, 0};
-    const unsigned shift = static_cast<unsigned>(std::bit_width(f - 1));
-    const std::uint64_t reciprocal = ((std::uint64_t{1} << (shift + 31)) + f - 1) / f;
-    return {static_cast<std::uint32_t>(reciprocal), start, f, shift - 1};
-}
-
-std::vector<EncodeStep> make_steps(const FrequencyTable& table) {
-    std::vector<EncodeStep> steps(table.alphabet.size);
-    std::uint32_t start = 0;
-    for (std::size_t i = 0; i < steps.size(); ++i) {
-        const std::uint32_t f = table.frequencies[i];
-        if (f > 0) steps[i] = make_step(f, start, table.scale_bits);
-        start += f;
-    }
-    return steps;
-}
-
-inline void store_le16(std::uint8_t* to, std::uint32_t value) noexcept {
-    to[0] = static_cast<std::uint8_t>(value);
-    to[1] = static_cast<std::uint8_t>(value >> 8);
-}
 
 // Symbols to positions in `steps`.
 struct Places {
@@ -69,17 +32,7 @@ template <typename T>
 std::uint8_t* encode_scalar(std::span<const T> symbols, Places place, const EncodeStep* steps,
                             unsigned scale_bits, std::uint32_t* states, std::uint8_t* out) {
     for (std::size_t lane = symbols.size(); lane-- > 0;) {
-        const EncodeStep& step = steps[place(symbols[lane])];
-        std::uint32_t x = states[lane];
-        // Always store, move only if needed: no branch to mispredict.
-        store_le16(out - 2, x);
-        const bool full = x >= step.f << (31 - scale_bits);
-        out -= 2 * full;
-        x >>= 16 * full;
-        const std::uint32_t quotient =
-            static_cast<std::uint32_t>((static_cast<std::uint64_t>(x) * step.reciprocal) >> 32) >>
-            step.shift;
-        states[lane] = x + step.bias + quotient * ((1u << scale_bits) - step.f);
+        states[lane] = encode_symbol(states[lane], steps[place(symbols[lane])], scale_bits, out);
     }
     return out;
 }
@@ -201,7 +154,8 @@ TERSOR_AVX2 std::uint8_t* encode_avx2(std::span<const T> symbols, T to_place,
 template <unsigned L, typename T>
 std::uint8_t* encode_groups(std::span<const T> symbols, SymbolKind kind,
                             const FrequencyTable& table, std::uint8_t* out) {
-    const std::vector<EncodeStep> steps = make_steps(table);
+    std::vector<EncodeStep> steps(table.alphabet.size);
+    make_steps(table.frequencies, table.scale_bits, steps.data());
     const Places place{kind.offset, table.alphabet.first, table.alphabet.split};
     std::array<std::uint32_t, L> states;
     states.fill(kRansLow);
@@ -222,12 +176,7 @@ std::uint8_t* encode_groups(std::span<const T> symbols, SymbolKind kind,
         out = encode_scalar(symbols.subspan(left - L, L), place, steps.data(), table.scale_bits,
                             states.data(), out);
     }
-    for (unsigned lane = L; lane-- > 0;) {
-        out -= 4;
-        store_le16(out, states[lane]);
-        store_le16(out + 2, states[lane] >> 16);
-    }
-    return out;
+    return store_states(states, out);
 }
 
 }  // namespace
