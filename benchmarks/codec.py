@@ -11,38 +11,23 @@ Lossless coding of ordinary checkpoints is `benchmarks.lossless`, of those that 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.harness import on_threads, segments, timed
 from benchmarks.integers import pruned, uniform, weights
 from benchmarks.machine import write_results
 from benchmarks.peers import ConstrictionAns, DeepCabac, Zstd1
 from tersor.coding import CodingConfig, Method, State, decode_symbols, encode_symbols, entropy
-from tersor.layers import Geometry, geometry
-from tersor.parallel import ordered_map, thread_pool
+from tersor.layers import Geometry
 
 LOSSY = {"resnet20": (1.5, 2.5, 4.0, 6.0, "pruned"), "lite0": (1.5, 4.0), "minilm": (1.5, 4.0)}
 _STREAM = 1 << 20
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-def best_seconds(work: Callable[[], object], repeats: int) -> float:
-    """The least of several runs: what the code takes when nothing else runs."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 class Coded:
@@ -54,8 +39,7 @@ class Coded:
         self.chunks = _chunks(self.parts)
 
     def encode(self, threads: int = 1) -> list[list[tuple[Method, bytes]]]:
-        with thread_pool(threads) as executor:
-            return list(_each(self._encode_chunk, self.chunks, executor))
+        return on_threads(self._encode_chunk, self.chunks, threads)
 
     def _encode_chunk(self, chunk: list[int]) -> list[tuple[Method, bytes]]:
         state = State()
@@ -72,25 +56,14 @@ class Coded:
                 _, part, bits = self.parts[number]
                 decode_symbols(method, blob, out[number], part, bits, state)
 
-        with thread_pool(threads) as executor:
-            list(_each(one, zip(self.chunks, blobs, strict=True), executor))
-
-
-def _each(work: Callable[[T], R], chunks: Iterable[T], executor: Executor | None) -> Iterator[R]:
-    return ordered_map(work, chunks, executor, cost=lambda _: 1, budget=8)
+        on_threads(one, zip(self.chunks, blobs, strict=True), threads)
 
 
 def _segments(tensor: NDArray[np.int16]) -> list[tuple[NDArray[Any], Geometry, int]]:
-    """Whole rows of at most 2^20 integers, in the narrowest dtype, with their width."""
+    """Segments in the narrowest dtype, with their width."""
     bits = int(np.abs(tensor).max()).bit_length() + 1
     flat = np.ascontiguousarray(tensor.reshape(-1), dtype=np.int8 if bits <= 8 else np.int16)
-    whole = geometry(tensor.shape)
-    rows = max(1, (1 << 20) // whole.row_length)
-    length = whole.row_length
-    return [
-        (flat[first * length : (first + rows) * length], whole._replace(rows=min(rows, whole.rows - first)), bits)
-        for first in range(0, whole.rows, rows)
-    ]
+    return [(symbols, part, bits) for symbols, part in segments(flat, tensor.shape)]
 
 
 def _chunks(parts: list[tuple[NDArray[Any], Geometry, int]]) -> list[list[int]]:
@@ -126,7 +99,7 @@ def _lossy_row(tensors: list[NDArray[np.int16]], repeats: int) -> dict[str, Any]
     theirs = peer.encode(matrices)
     size = peer.size(matrices)
     out = [np.empty_like(matrix) for matrix in matrices]
-    peer_seconds = best_seconds(lambda: peer.decode(theirs, out), 1 + (count < 10**6))
+    peer_seconds = timed(lambda: peer.decode(theirs, out), 1 + (count < 10**6))[1]
     assert all(np.array_equal(a, b) for a, b in zip(matrices, out, strict=True))
     row: dict[str, Any] = {
         "weights": count,
@@ -143,11 +116,11 @@ def _own_row(coded: Coded, count: int, repeats: int) -> dict[str, float]:
     blobs = coded.encode()
     assert blobs == coded.encode(threads=2), "bytes depend on threads"
     out = [np.empty_like(symbols) for symbols, _, _ in coded.parts]
-    one, two = (best_seconds(partial(coded.decode, blobs, out, threads), repeats) for threads in (1, 2))
+    one, two = (timed(partial(coded.decode, blobs, out, threads), repeats)[1] for threads in (1, 2))
     assert all(np.array_equal(a, b) for (a, _, _), b in zip(coded.parts, out, strict=True))
     return {
         "bytes": sum(len(blob) for chunk in blobs for _, blob in chunk),
-        "encode_per_s": count / best_seconds(coded.encode, repeats),
+        "encode_per_s": count / timed(coded.encode, repeats)[1],
         "decode_per_s": count / one,
         "decode_per_s_2_threads": count / two,
     }
@@ -217,8 +190,8 @@ def _speeds(
 ) -> dict[str, float]:
     return {
         "bits": 8 * size / symbols.size,
-        "encode_per_s": symbols.size / best_seconds(encode, repeats),
-        "decode_per_s": symbols.size / best_seconds(decode, repeats),
+        "encode_per_s": symbols.size / timed(encode, repeats)[1],
+        "decode_per_s": symbols.size / timed(decode, repeats)[1],
     }
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 import tersor
-from benchmarks.codec import best_seconds
+from benchmarks.harness import timed
 from benchmarks.integers import weights
 from benchmarks.machine import write_results
 from benchmarks.peers import DeepCabac
@@ -123,7 +123,7 @@ def detection() -> dict[str, float] | None:
     def compress() -> None:
         tersor.save(tersor.compress(state, lossless=True, threads=1), io.BytesIO(), profile="fast", threads=1)
 
-    looking, compressing = best_seconds(look, 9), best_seconds(compress, 5)
+    looking, compressing = timed(look, 9)[1], timed(compress, 5)[1]
     print(f"looking for disguises: {1000 * looking:.1f} ms of {1000 * compressing:.0f} ms")
     return {"looking_s": looking, "compressing_s": compressing}
 

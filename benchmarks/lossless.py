@@ -9,10 +9,6 @@ import argparse
 import io
 import lzma
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,22 +16,11 @@ import zipnn
 from safetensors.torch import load_file, save
 
 import tersor
+from benchmarks.harness import on_threads, segments, timed
 from benchmarks.machine import write_results
 from benchmarks.sources import package_file
 from tersor.coding import CodingConfig, Method, State, decode_array, encode_array
 from tersor.container.dtypes import to_words, wire_type
-from tersor.container.index import segment_geometries
-from tersor.parallel import ordered_map, thread_pool
-
-
-def timed(work: Callable[[], object], repeats: int) -> tuple[object, float]:
-    """Result and the least seconds of several runs: what the code takes when nothing else runs."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = work()
-        seconds.append(time.perf_counter() - start)
-    return result, min(seconds)
 
 
 def tersor_row(state: dict[str, torch.Tensor], profile: str, threads: int, repeats: int) -> dict[str, float]:
@@ -62,30 +47,22 @@ def codec_row(state: dict[str, torch.Tensor], profile: str, threads: int, repeat
     config = CodingConfig(profile=profile)
     parts = []
     for value in state.values():
-        row, start = wire_type(value.dtype, ""), 0
-        for part in segment_geometries(value.shape):
-            parts.append((to_words(value, row)[start : start + part.elements], row.kind, part))
-            start += part.elements
+        row = wire_type(value.dtype, "")
+        parts += [(words, row.kind, part) for words, part in segments(to_words(value, row), value.shape)]
 
     def encode() -> list[tuple[Method, bytes]]:
-        with thread_pool(threads) as executor:
-            return list(_each(lambda p: encode_array(*p, config, State()), parts, executor))
+        return on_threads(lambda part: encode_array(*part, config, State()), parts, threads)
 
     blobs, encoding = timed(encode, repeats)
     outs = [np.zeros_like(words) for words, _, _ in parts]
     jobs = [(*blob, out, kind, part) for blob, out, (_, kind, part) in zip(blobs, outs, parts, strict=True)]
 
     def decode() -> None:
-        with thread_pool(threads) as executor:
-            list(_each(lambda job: decode_array(*job, State()), jobs, executor))
+        on_threads(lambda job: decode_array(*job, State()), jobs, threads)
 
     _, decoding = timed(decode, repeats)
     assert all(np.array_equal(out, words) for out, (words, _, _) in zip(outs, parts, strict=True))
     return {"bytes": sum(len(blob) for _, blob in blobs), "encode_s": encoding, "decode_s": decoding}
-
-
-def _each(work: Callable[[Any], Any], items: Iterable[Any], executor: Executor | None) -> Iterator[Any]:
-    return ordered_map(work, items, executor, cost=lambda _: 1, budget=8)
 
 
 def zipnn_row(raw: bytes, dtype: str, threads: int, repeats: int) -> dict[str, float]:
