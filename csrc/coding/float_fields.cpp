@@ -4,12 +4,8 @@
 #include <bit>
 #include <cstring>
 
+#include "coding/avx2.hpp"
 #include "cpu.hpp"
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
-#define TERSOR_AVX2 __attribute__((target("avx2,bmi2,popcnt")))
-#endif
 
 namespace tersor {
 namespace {

@@ -1,15 +1,12 @@
 // Eight lanes of interleaved rANS in a vector of AVX2: what decoders of every table layout share.
 #pragma once
 
-#if defined(__x86_64__) && defined(__GNUC__)
-
-#include <immintrin.h>
-
 #include <cstdint>
 
+#include "coding/avx2.hpp"
 #include "coding/rans_state.hpp"
 
-#define TERSOR_AVX2 __attribute__((target("avx2,bmi2,popcnt")))
+#if defined(TERSOR_AVX2)
 
 namespace tersor {
 

@@ -4,8 +4,8 @@
 #include <bit>
 #include <vector>
 
+#include "coding/avx2.hpp"
 #include "coding/rans.hpp"
-#include "coding/rans_avx2.hpp"
 #include "coding/rans_state.hpp"
 #include "cpu.hpp"
 
