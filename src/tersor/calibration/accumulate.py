@@ -22,6 +22,15 @@ class Tokens:
 
     indices: Tensor
 
+    @property
+    def version(self) -> int:
+        """Counts the in-place changes of what is viewed."""
+        return self.indices._version
+
+    def copy(self) -> Tokens:
+        """The same, in memory of its own."""
+        return Tokens(self.indices.clone())
+
 
 @dataclass
 class Accumulator:
@@ -88,7 +97,7 @@ class Accumulator:
         """The statistics so far, on the CPU. CalibrationError if sums left the range of float32."""
         if not bool(torch.isfinite(self.moment).all()):
             raise CalibrationError(
-                f"{self.name}: the squares of its inputs leave the range of float32; are the samples scaled as in training?"
+                f"{self.name}: the squares of its inputs leave the range of float32; scale the samples as in training"
             )
         gradient = self.gradient.cpu() if self.gradients else None
         return LayerStatistics(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -12,11 +11,13 @@ from torch import Tensor, nn
 
 from tersor.calibration.accumulate import Accumulator
 from tersor.calibration.guard import untouched
+from tersor.calibration.hooks import observed
 from tersor.calibration.objectives import Objective, default_objective
-from tersor.calibration.observer import Observe, Use
+from tersor.calibration.observer import Use
+from tersor.calibration.samples import batches, call
 from tersor.calibration.statistics import LayerStatistics
-from tersor.calibration.targets import Target, find_targets, replay
-from tersor.errors import CalibrationError, TersorError, TersorWarning, UsageError
+from tersor.calibration.targets import Target, find_targets
+from tersor.errors import CalibrationError, TersorWarning, UsageError
 
 MEMORY = 1 << 26
 """Bytes of unfolded inputs at a time."""
@@ -72,7 +73,7 @@ def collect(
     return observe.results(unreached)
 
 
-class _Collector(Observe):
+class _Collector:
     """Adds every use to its weight's sums."""
 
     def __init__(self, targets: list[Target], gradients: bool, memory: int) -> None:
@@ -97,7 +98,7 @@ class _Collector(Observe):
         self._roots.clear()
 
     def observe(self, target: Target, use: Use) -> Tensor:
-        """As `Observe`, of a module's use."""
+        """Adds a use."""
         sums = self._accumulator(target, use)
         sums.add(use.inputs, use.first)
         self._reached.add(sums.name)
@@ -106,7 +107,9 @@ class _Collector(Observe):
     def backward(self, loss: Tensor) -> None:
         """Runs the gradients back through the hooks that `observe` placed."""
         if not bool(torch.isfinite(loss)):
-            raise CalibrationError(f"the loss of the model's own predictions is {float(loss)}; its output is not finite")
+            raise CalibrationError(
+                f"the loss of its own predictions is {float(loss)}: the model's output is not finite"
+            )
         if self._roots and loss.requires_grad:
             torch.autograd.grad(loss, self._roots, allow_unused=True)
 
@@ -138,100 +141,15 @@ class _Collector(Observe):
             root = output.detach().requires_grad_()
             self._roots.append(root)
             output = root.clone()  # the network may overwrite it, which autograd forbids for a root
-        batch = self.batch
-        output.register_hook(lambda g: sums.add_gradient(use.inputs, use.arranged(g), batch, use.first))
+        batch, version = self.batch, use.inputs.version
+
+        def add(gradient: Tensor) -> None:
+            if use.inputs.version != version:
+                raise CalibrationError(
+                    f"{sums.name}: the model overwrites this layer's input after its use, so that no gradients of its "
+                    "weight exist; make that operation not in-place, or leave the layer out"
+                )
+            sums.add_gradient(use.inputs, use.arranged(gradient), batch, use.first)
+
+        output.register_hook(add)
         return output
-
-
-class _Bound:
-    """`Observe` for one module; weights that were not asked for pass through."""
-
-    def __init__(self, target: Target, sink: Any) -> None:
-        self._target = target
-        self._sink = sink
-        self.gradients: bool = sink.gradients
-
-    @property
-    def batch(self) -> int:
-        """Samples in the present batch."""
-        size: int = self._sink.batch
-        return size
-
-    def __call__(self, use: Use) -> Tensor:
-        """As `Observe`."""
-        if use.weight not in self._target.layouts:
-            return use.output
-        output: Tensor = self._sink.observe(self._target, use)
-        return output
-
-
-@contextmanager
-def observed(targets: list[Target], sink: Any) -> Iterator[None]:
-    """Within, `sink.observe` is told of every use of the targets' weights."""
-    with ExitStack() as stack:
-        for target in targets:
-            bound = _Bound(target, sink)
-
-            def hook(
-                module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, bound: Any = bound
-            ) -> Any:
-                replaced = replay(module, args, kwargs, output, bound)
-                return replaced if bound.gradients else output
-
-            handle = target.module.register_forward_hook(hook, with_kwargs=True)
-            stack.callback(handle.remove)
-        yield
-
-
-def batches(samples: Iterable[Any]) -> Iterator[tuple[Any, int]]:
-    """(batch, number of samples in it). UsageError if there are none, or one is of an unknown kind."""
-    if isinstance(samples, (Tensor, Mapping)):
-        samples = [samples]
-    if not isinstance(samples, Iterable):
-        raise UsageError(f"samples must be an iterable of batches, got {type(samples).__name__}")
-    empty = True
-    for index, batch in enumerate(samples):
-        tensors = _tensors(batch)
-        if not isinstance(batch, (Tensor, tuple, list, Mapping)) or not tensors:
-            raise UsageError(
-                f"sample {index} is {_described(batch)}; give tensors, tuples or mappings of tensors, one a batch"
-            )
-        size = tensors[0].shape[0] if tensors[0].dim() else 1
-        if size == 0:
-            continue
-        empty = False
-        yield batch, size
-    if empty:
-        raise UsageError("samples: there are none; give at least one batch (an iterator may be used up already)")
-
-
-def call(model: nn.Module, batch: Any, index: int) -> Any:
-    """The model's output for a batch. CalibrationError, with what the model raised, if it rejects it."""
-    try:
-        if isinstance(batch, Tensor):
-            return model(batch)
-        return model(**batch) if isinstance(batch, Mapping) else model(*batch)
-    except TersorError:
-        raise
-    except Exception as error:
-        raise CalibrationError(
-            f"sample {index}, {_described(batch)}: the model raised {type(error).__name__}: {error}"
-        ) from error
-
-
-def _tensors(batch: Any) -> list[Tensor]:
-    parts: Iterable[Any] = batch.values() if isinstance(batch, Mapping) else batch
-    if isinstance(batch, Tensor):
-        return [batch]
-    return [p for p in parts if isinstance(p, Tensor)] if isinstance(batch, (tuple, list, Mapping)) else []
-
-
-def _described(batch: Any) -> str:
-    """Shapes and dtypes, for messages."""
-    if isinstance(batch, Tensor):
-        return f"{batch.dtype} {tuple(batch.shape)}"
-    if isinstance(batch, Mapping):
-        return "{" + ", ".join(f"{key}: {_described(value)}" for key, value in batch.items()) + "}"
-    if isinstance(batch, (tuple, list)):
-        return "(" + ", ".join(_described(part) for part in batch[:8]) + ")"
-    return type(batch).__name__

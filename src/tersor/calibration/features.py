@@ -27,6 +27,18 @@ class Features:
     flipped: tuple[int, ...] = ()
 
     @property
+    def version(self) -> int:
+        """Counts the in-place changes of what is viewed."""
+        return self.view._version
+
+    def copy(self) -> Features:
+        """The same features of a copy of the layer's input (not of its overlapping windows)."""
+        view, storage = self.view, self.view.untyped_storage().clone()
+        own = torch.empty(0, dtype=view.dtype, device=view.device)
+        own.set_(storage, view.storage_offset(), view.shape, view.stride())
+        return Features(own, self.positions, self.flipped)
+
+    @property
     def samples(self) -> int:
         """B."""
         return self.view.shape[0]
@@ -77,7 +89,9 @@ def dense_features(x: Tensor) -> Features:
     return Features(x.reshape(x.shape[0], 1, -1, x.shape[-1]), 1)
 
 
-def conv_features(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], groups: int) -> Features:
+def conv_features(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], groups: int
+) -> Features:
     """Windows of an input that is padded already: x (B, C, *D) -> positions (D - d (k - 1) - 1) // s + 1.
 
     The inputs of a row are ordered as in the weight: channel of the group, then kernel position.
@@ -92,8 +106,13 @@ def conv_features(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilat
 
 
 def transposed_conv_features(
-    x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
-    groups: int, output: Sequence[int],
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    output: Sequence[int],
 ) -> Features:
     """What a transposed convolution multiplies at each of its `output` positions: x (B, C, *D).
 
@@ -102,7 +121,7 @@ def transposed_conv_features(
     """
     n = len(kernel)
     spread = x.new_zeros(*x.shape[:2], *((x.shape[2 + i] - 1) * stride[i] + 1 for i in range(n)))
-    spread[(..., *(slice(None, None, s) for s in stride))] = x
+    spread[(slice(None), slice(None), *(slice(None, None, s) for s in stride))] = x
     pads: list[int] = []
     for i in reversed(range(n)):
         left = dilation[i] * (kernel[i] - 1) - padding[i]

@@ -36,9 +36,14 @@ class Use:
 class Observe(Protocol):
     """Told of every use. Returns the output to go on with: the same values, perhaps with a gradient hook."""
 
-    batch: int
-    """Samples in the present batch; 0 if not known."""
     gradients: bool
     """The outputs that it returns may carry gradient hooks: results must be computed from them."""
 
-    def __call__(self, use: Use) -> Tensor: ...
+    @property
+    def batch(self) -> int:
+        """Samples in the present batch; 0 if not known."""
+        ...
+
+    def __call__(self, use: Use) -> Tensor:
+        """Told of a use; returns the output to go on with."""
+        ...

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from tersor.calibration.accumulate import Accumulator, Tokens, add_moment
-from tersor.calibration.collect import MEMORY, batches, call, observed
+from tersor.calibration.collect import MEMORY
 from tersor.calibration.features import Features
 from tersor.calibration.guard import untouched
+from tersor.calibration.hooks import observed
 from tersor.calibration.observer import Use
+from tersor.calibration.samples import batches, call
 from tersor.calibration.statistics import LayerStatistics
 from tersor.calibration.targets import Target, find_targets
 from tersor.errors import CalibrationError, MismatchError
@@ -58,9 +60,7 @@ class PairStatistics:
                 continue
             ridge = torch.eye(h.shape[1], dtype=torch.float64) * (scale * damping)
             # H is symmetric, so that W* is the transpose of a solution of (H + a I) X = (C + a I)^T W^T.
-            solution = torch.linalg.lstsq if damping == 0 else torch.linalg.solve
-            found = solution(h[group] + ridge, (c[group] + ridge).T @ w[group].T)
-            result[group] = (found if isinstance(found, Tensor) else found.solution).T
+            result[group] = torch.linalg.solve(h[group] + ridge, (c[group] + ridge).T @ w[group].T).T
         return result
 
 
@@ -110,9 +110,8 @@ class _Held:
 
     def observe(self, target: Target, use: Use) -> Tensor:
         """Keeps a use's inputs."""
-        inputs = use.inputs
-        if isinstance(inputs, Features):  # the network may overwrite what it gave to the layer
-            inputs = Features(inputs.view.clone(), inputs.positions, inputs.flipped)
+        # A copy: the network may overwrite what it gave to the layer.
+        inputs = use.inputs.copy()
         self._uses.setdefault(target.names[use.weight], []).append(inputs)
         return use.output
 

@@ -33,7 +33,9 @@ def layout(module: nn.Module) -> Layout | None:
     return None
 
 
-def replay(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor, observe: Observe) -> Tensor:
+def replay(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor, observe: Observe
+) -> Tensor:
     """Tells `observe` of the module's product; returns the output to go on with."""
     x: Tensor = args[0] if args else next(iter(kwargs.values()))
     inputs: Features | Tokens

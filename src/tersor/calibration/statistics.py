@@ -100,9 +100,7 @@ class LayerStatistics:
         return torch.where(trace > 0, self.gradient / trace, torch.zeros_like(self.gradient))
 
 
-def merge(
-    first: dict[str, LayerStatistics], second: dict[str, LayerStatistics]
-) -> dict[str, LayerStatistics]:
+def merge(first: dict[str, LayerStatistics], second: dict[str, LayerStatistics]) -> dict[str, LayerStatistics]:
     """Statistics of both sets of samples, weight by weight; weights that only one of them has are kept.
 
     Raises MismatchError, naming the weight, where the two are of different layers.

@@ -6,6 +6,7 @@ Tensors are "<index>.moment", "<index>.count", "<index>.input_sum" and, if colle
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from os import PathLike
@@ -26,11 +27,11 @@ _KEY = "tersor.statistics"
 def save_statistics(
     statistics: Mapping[str, LayerStatistics], path: str | PathLike[str], *, force: bool = False
 ) -> None:
-    """Writes the statistics of a model's weights. OutputError if the file exists (unless `force`) or cannot be written."""
+    """Writes the statistics of a model's weights. Raises OutputError as `atomic_file`."""
     tensors: dict[str, Tensor] = {}
     layers = []
     for index, (name, layer) in enumerate(statistics.items()):
-        layout = {"transposed": layer.layout.transposed, "groups": layer.layout.groups, "diagonal": layer.layout.diagonal}
+        layout = dataclasses.asdict(layer.layout)
         layers.append({"name": name, "shape": list(layer.shape), "layout": layout, "samples": layer.samples})
         for part in ("count", "moment", "input_sum", "gradient"):
             value = getattr(layer, part)
@@ -63,6 +64,8 @@ def _layer(file: Any, index: int, layer: Mapping[str, Any], present: set[str]) -
         Size(layer["shape"]),
         layout,
         int(layer["samples"]),
-        *(file.get_tensor(f"{index}.{part}") for part in ("count", "moment", "input_sum")),
+        file.get_tensor(f"{index}.count"),
+        file.get_tensor(f"{index}.moment"),
+        file.get_tensor(f"{index}.input_sum"),
         file.get_tensor(gradient) if gradient in present else None,
     )

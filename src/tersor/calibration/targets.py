@@ -52,7 +52,7 @@ def find_targets(model: nn.Module, layers: Collection[str] | None) -> list[Targe
         names = {}
         for local in layouts:
             weight = Target(module, {}, {}).weight(local)
-            if isinstance(weight, nn.parameter.UninitializedTensorMixin):
+            if isinstance(weight, (nn.UninitializedParameter, nn.UninitializedBuffer)):
                 raise UsageError(f"{path}: a lazy module has no weights yet; run the model once before calibration")
             full = f"{path}.{local}" if path else local
             names[local] = canonical.setdefault((id(weight), layouts[local]), full)
@@ -76,9 +76,7 @@ def module_layouts(module: nn.Module) -> dict[str, Layout]:
     return {} if layout is None else {"weight": layout}
 
 
-def replay(
-    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, observe: Observe
-) -> Any:
+def replay(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any, observe: Observe) -> Any:
     """Tells `observe` what each weight of `module` multiplied in a forward pass; the output to go on with."""
     if isinstance(module, nn.MultiheadAttention):
         return attention.replay(module, args, kwargs, observe)
