@@ -7,4 +7,5 @@ NB_MODULE(_core, m) {
     tersor::bindings::bind_coding(m);
     tersor::bindings::bind_quantization(m);
     tersor::bindings::bind_fit(m);
+    tersor::bindings::bind_calibration(m);
 }
