@@ -74,7 +74,7 @@ def _powers(multipliers: Tensor) -> Tensor:
     """float32 2^(m / 8): eight constants times a power of two, the same on every machine."""
     m = multipliers.to(torch.int64)
     octaves = torch.div(m, OCTAVE, rounding_mode="floor")
-    return _FRACTIONS[m - octaves * OCTAVE] * torch.ldexp(torch.ones((), dtype=torch.float32), octaves)
+    return _FRACTIONS[m - octaves * OCTAVE] * torch.ldexp(torch.ones(m.shape), octaves)
 
 
 _FRACTIONS = torch.tensor(

@@ -73,7 +73,7 @@ def trellis_codes(
     mask: Tensor | None = None,
     threads: int | None = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Codes int16 (G, R, N) with W ~ steps * codes, and the rows' errors (w - D q) (H + a I) (w - D q)^T, float64 (G, R).
+    """Codes int16 (G, R, N), W ~ steps * codes, and the rows' errors (w - D q) (H + a I) (w - D q)^T, float64 (G, R).
 
     A Viterbi search of each row. Every survivor carries the row's residuals u, from which feedback has taken the
     errors of its own earlier codes: u_k = w_k - sum_{j<k} (u_j - q_j) V_jk; its metric is sum_j ((u_j - q_j) / U_jj)^2.
