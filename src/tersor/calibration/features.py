@@ -67,19 +67,29 @@ class Features:
         if self.view.numel() == 0:
             return
         first = self.view.shape[2]
-        step_bytes = 4 * self.groups * self.inputs * (self.position_count // first)
+        inner = self.position_count // first
+        step_bytes = 4 * self.groups * self.inputs * inner
         steps = min(max(memory // (step_bytes * multiple), 1), first)
         at_once = multiple * max(memory // (step_bytes * multiple * first), 1)
-        inner = self.position_count // first
         for b in range(0, self.samples, at_once):
             rows = slice(b, min(b + at_once, self.samples))
             for p in range(0, first, steps):
                 end = min(p + steps, first)
-                part = self.view[rows, :, p:end].to(torch.float32)
-                if self.flipped:
-                    part = part.flip(self.flipped)
-                shape = (part.shape[0], self.groups, (end - p) * inner, self.inputs)
-                yield rows, slice(p * inner, end * inner), part.reshape(shape)
+                yield rows, slice(p * inner, end * inner), self._piece(rows, slice(p, end))
+
+    def _piece(self, rows: slice, first: slice) -> Tensor:
+        """x float32 (b, G, p, N) of some samples and of a part of the first dimension of positions."""
+        part = self.view[rows, :, first]
+        if self.flipped:
+            part = part.flip(self.flipped)
+        samples, groups, positions = part.shape[0], self.groups, part.shape[2 : 2 + self.positions].numel()
+        if self.view.dim() == 3 + self.positions:
+            return part.to(torch.float32).reshape(samples, groups, positions, self.inputs)
+        # Windows: positions last in memory, where the layer's input has long runs of neighbours.
+        window = range(2 + self.positions, part.dim())
+        order = part.permute(1, *window, 0, *range(2, 2 + self.positions))
+        columns = order.to(torch.float32).reshape(groups, self.inputs, samples, positions)
+        return columns.permute(2, 0, 3, 1)
 
 
 def dense_features(x: Tensor) -> Features:

@@ -182,4 +182,4 @@ class _PairSums:
         pieces = zip(before.pieces(self._memory), after.pieces(self._memory), strict=True)
         for (_, _, x), (_, _, u) in pieces:
             add_moment(self._cross[name][groups], x, u)
-            self._sum[name][groups] += x.sum((0, 2), dtype=torch.float64)
+            self._sum[name][groups] += x.sum((0, 2))
