@@ -1,7 +1,9 @@
 """Calibration: statistics from samples, and layer-wise reconstruction of quantized weights."""
 
+from tersor.calibration.batchnorm import reestimate
 from tersor.calibration.collect import collect
 from tersor.calibration.damping import Factor, factorize
+from tersor.calibration.dependent import dependent_uniform
 from tersor.calibration.feedback import feedback_codes, output_error, output_shift, reconstruct
 from tersor.calibration.layout import Layout
 from tersor.calibration.objectives import default_objective, random_projection, sampled_labels
@@ -21,6 +23,7 @@ __all__ = [
     "collect",
     "collect_pair",
     "default_objective",
+    "dependent_uniform",
     "factorize",
     "feedback_codes",
     "from_indices",
@@ -31,6 +34,7 @@ __all__ = [
     "output_shift",
     "random_projection",
     "reconstruct",
+    "reestimate",
     "sampled_labels",
     "save_statistics",
     "snap",

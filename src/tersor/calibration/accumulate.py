@@ -15,7 +15,6 @@ from tersor.calibration.layout import Layout
 from tersor.calibration.statistics import LayerStatistics
 from tersor.errors import CalibrationError
 
-
 _BANDED = 256
 """Width from which on H is computed in bands."""
 
