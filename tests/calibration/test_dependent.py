@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tersor.calibration import Factor, Trellis, collect, factorize, loss_steps, output_error, snap, to_indices
+from tersor.calibration import Factor, Trellis, collect, factorize, output_error, snap, to_indices
 from tersor.calibration.dependent import dependent_uniform
 from tersor.errors import UsageError
 
@@ -17,12 +17,13 @@ def _seed():
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("layer", [nn.Conv2d(4, 6, 3, groups=2), nn.ConvTranspose2d(4, 6, 3)])
 def test_a_uniform_tensor_whose_codes_are_paths(layer, masked):
-    model, x = nn.Sequential(layer, nn.ReLU(), nn.Conv2d(6, 2, 1)), torch.randn(8, 4, 7, 7)
-    statistics = collect(model, [x], fisher=True)["0.weight"]
+    model, x = nn.Sequential(layer, nn.ReLU(), nn.Conv2d(6, 2, 1)), torch.randn(8, 4, 7, 7).cumsum(2).cumsum(3)
+    statistics = collect(model, [x])["0.weight"]
     weight = layer.weight.detach()
     mask = torch.rand(weight.shape) < 0.6 if masked else None
     factor = factorize(statistics)
-    steps = snap(loss_steps(statistics.row_weights(), factor, 3e-7), exponent=0 if statistics.layout.transposed else 1)
+    width = statistics.layout.matrices(weight).std(2) * (1 + torch.rand(statistics.layout.shape(weight.shape)[:2])) / 4
+    steps = snap(width, exponent=0 if statistics.layout.transposed else 1)
     got = dependent_uniform(weight, statistics, factor, steps, mask=mask)
     paths = statistics.layout.matrices(got.codes).flatten(0, 1).numpy()
     to_indices(paths, 8, None if mask is None else statistics.layout.matrices(mask).flatten(0, 1).numpy())
