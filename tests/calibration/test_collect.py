@@ -265,6 +265,23 @@ class _Returns(nn.Module):
         return self.value
 
 
+def test_an_input_that_is_overwritten_has_no_gradients():
+    class Overwrites(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x):
+            x = x + 1
+            y = self.layer(x)
+            x.mul_(2)
+            return y + x
+
+    collect(Overwrites(), [torch.randn(2, 3)])
+    with pytest.raises(CalibrationError, match=r"layer\.weight: the model overwrites"):
+        collect(Overwrites(), [torch.randn(2, 3)], fisher=True)
+
+
 def test_samples_of_a_batch_are_found_in_other_dimensions():
     """Tokens first, and windows that join the batch: gradients are still by sample."""
 

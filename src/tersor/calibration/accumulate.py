@@ -171,7 +171,7 @@ def _summed_norms(inputs: Features, gradient: Tensor, run: int, memory: int) -> 
     """Sum over samples of `row_gradient_norms`, float64 (G, R), where `run` leading entries are one sample."""
     total: Tensor | float = 0.0
     partial: Tensor | None = None
-    for entries, positions, x in inputs.pieces(memory, run):
+    for entries, positions, x in inputs.pieces(memory, run, by_sample=True):
         d = gradient[entries, :, :, positions].float()
         whole = x.shape[2] == inputs.position_count
         if run > 1:

@@ -58,11 +58,14 @@ class Features:
         """N."""
         return self.view.shape[2 + self.positions :].numel()
 
-    def pieces(self, memory: int, multiple: int = 1) -> Iterator[tuple[slice, slice, Tensor]]:
+    def pieces(
+        self, memory: int, multiple: int = 1, *, by_sample: bool = False
+    ) -> Iterator[tuple[slice, slice, Tensor]]:
         """(samples, positions, x float32 (b, G, p, N)) that cover all, of at most `memory` bytes where possible.
 
         Positions are numbered in row-major order. Pieces hold a multiple of `multiple` samples, and at least one
-        step of the first dimension of positions.
+        step of the first dimension of positions. by_sample: x lies in memory one sample after the other, for products
+        of one sample at a time, instead of with the positions of all samples together.
         """
         if self.view.numel() == 0:
             return
@@ -75,9 +78,9 @@ class Features:
             rows = slice(b, min(b + at_once, self.samples))
             for p in range(0, first, steps):
                 end = min(p + steps, first)
-                yield rows, slice(p * inner, end * inner), self._piece(rows, slice(p, end))
+                yield rows, slice(p * inner, end * inner), self._piece(rows, slice(p, end), by_sample)
 
-    def _piece(self, rows: slice, first: slice) -> Tensor:
+    def _piece(self, rows: slice, first: slice, by_sample: bool) -> Tensor:
         """x float32 (b, G, p, N) of some samples and of a part of the first dimension of positions."""
         part = self.view[rows, :, first]
         if self.flipped:
@@ -87,9 +90,12 @@ class Features:
             return part.to(torch.float32).reshape(samples, groups, positions, self.inputs)
         # Windows: positions last in memory, where the layer's input has long runs of neighbours.
         window = range(2 + self.positions, part.dim())
-        order = part.permute(1, *window, 0, *range(2, 2 + self.positions))
-        columns = order.to(torch.float32).reshape(groups, self.inputs, samples, positions)
-        return columns.permute(2, 0, 3, 1)
+        places = range(2, 2 + self.positions)
+        if by_sample:
+            columns = part.permute(0, 1, *window, *places).to(torch.float32)
+            return columns.reshape(samples, groups, self.inputs, positions).transpose(2, 3)
+        columns = part.permute(1, *window, 0, *places).to(torch.float32)
+        return columns.reshape(groups, self.inputs, samples, positions).permute(2, 0, 3, 1)
 
 
 def dense_features(x: Tensor) -> Features:
