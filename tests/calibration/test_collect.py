@@ -134,6 +134,12 @@ def test_uses_add_up():
     assert got["a.weight"].count.tolist() == [18]
 
 
+def test_parametrized_weights_are_not_taken_for_one():
+    norm = nn.utils.parametrizations.weight_norm
+    model = nn.Sequential(*(norm(nn.Linear(3, 3)) for _ in range(6)))
+    assert list(collect(model, [torch.randn(2, 3)])) == [f"{i}.weight" for i in range(6)]
+
+
 def test_a_tied_embedding_and_output_layer_have_an_entry_each():
     class Tied(nn.Module):
         def __init__(self):

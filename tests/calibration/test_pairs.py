@@ -51,7 +51,7 @@ def test_the_target_is_the_least_squares_solution(memory):
     def error(w):
         changed = copy.deepcopy(other)
         changed[2].weight.data = w
-        return float((changed(x) - goal).square().sum())
+        return float((changed(x) - goal).detach().square().sum())
 
     best = error(target)
     assert best < 0.9 * error(weight)
@@ -62,6 +62,16 @@ def test_the_target_is_the_least_squares_solution(memory):
     torch.testing.assert_close(near, pair.quantized.layout.matrices(weight.detach().double()), rtol=0, atol=1e-2)
     same = collect_pair(model, model, [x], ["2"])["2.weight"]
     torch.testing.assert_close(same.target(weight), near, rtol=0, atol=1e-2)
+
+
+def test_the_shift_makes_up_for_the_prefix_and_the_weight():
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4))
+    other, x = _coarse(model), torch.randn(40, 5)
+    with torch.no_grad():
+        other[2].weight.mul_(1.1)
+        pair = collect_pair(model, other, [x[:9], x[9:]], ["2"])["2.weight"]
+        shift = pair.output_shift(model[2].weight, other[2].weight)
+        torch.testing.assert_close(shift.float(), (model(x) - other(x)).mean(0), rtol=1e-4, atol=1e-5)
 
 
 def test_layers_that_see_nothing_keep_their_weights():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tersor.calibration.accumulate import Accumulator, Tokens, add_moment
 from tersor.calibration.collect import MEMORY
 from tersor.calibration.features import Features
+from tersor.calibration.feedback import as_matrices
 from tersor.calibration.guard import untouched
 from tersor.calibration.hooks import observed
 from tersor.calibration.observer import Use
@@ -49,7 +50,7 @@ class PairStatistics:
         W* = W (C + a I) (H + a I)^-1 with H = sum of u u^T and a = `damping` times the mean of its diagonal. It is W
         itself in directions that u does not reach, and where x = u.
         """
-        w = self.quantized.layout.matrices(weight.detach().cpu().double())
+        w = as_matrices(weight, self.quantized)
         if self.quantized.layout.diagonal:
             return w
         h, c = self.quantized.moment.double(), self.cross.double()
@@ -62,6 +63,15 @@ class PairStatistics:
             # H is symmetric, so that W* is the transpose of a solution of (H + a I) X = (C + a I)^T W^T.
             result[group] = torch.linalg.solve(h[group] + ridge, (c[group] + ridge).T @ w[group].T).T
         return result
+
+    def output_shift(self, weight: Tensor, quantized: Tensor) -> Tensor:
+        """E[W x] - E[Wq u], float64 (O,): what to add to the bias so that the mean output is the float network's.
+
+        Both weights have the layer's shape, or are (G, R, N).
+        """
+        w, q = as_matrices(weight, self.quantized), as_matrices(quantized, self.quantized)
+        mean = self.input_sum / self.quantized.count.clamp(min=1)[:, None]
+        return (w @ mean[..., None] - q @ self.quantized.mean_input()[..., None]).reshape(-1)
 
 
 def collect_pair(

@@ -44,7 +44,8 @@ def find_targets(model: nn.Module, layers: Collection[str] | None) -> list[Targe
     """
     wanted = None if layers is None else {layers} if isinstance(layers, str) else set(layers)
     inside_attention = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
-    canonical: dict[tuple[int, Layout], str] = {}
+    # The weights are kept as well: a parametrized one is made anew by each access, and identities are used again.
+    canonical: dict[tuple[int, Layout], tuple[str, Tensor]] = {}
     known: dict[str, str] = {}  # every name that may be asked for -> the name of its result
     found: list[Target] = []
     for path, module in model.named_modules():
@@ -55,7 +56,7 @@ def find_targets(model: nn.Module, layers: Collection[str] | None) -> list[Targe
             if isinstance(weight, (nn.UninitializedParameter, nn.UninitializedBuffer)):
                 raise UsageError(f"{path}: a lazy module has no weights yet; run the model once before calibration")
             full = f"{path}.{local}" if path else local
-            names[local] = canonical.setdefault((id(weight), layouts[local]), full)
+            names[local] = canonical.setdefault((id(weight), layouts[local]), (full, weight))[0]
             known[full] = names[local]
         if layouts:
             found.append(Target(module, layouts, names))
