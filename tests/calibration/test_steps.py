@@ -14,7 +14,7 @@ def test_steps_follow_the_equation():
     factor = Factor(None, torch.tensor([[2.0, 8.0], [1.0, 1.0]], dtype=torch.float64))
     weights = torch.tensor([[1.0, 4.0], [0.0, 0.25]], dtype=torch.float64)
     got = loss_steps(weights, factor, 0.5)
-    unit = math.sqrt(6 * 0.5 / math.log(2))
+    unit = math.sqrt(12 * 0.5 / math.log(2))
     expected = torch.tensor([[4 * unit, 2 * unit], [2 * unit, 2 * unit]], dtype=torch.float64)
     torch.testing.assert_close(got, expected)
     assert torch.equal(loss_steps(weights * 0, factor, 0.5), loss_steps(torch.ones_like(weights), factor, 0.5))

@@ -38,21 +38,22 @@ class RowSteps:
 
 
 def loss_steps(weights: Tensor, factor: Factor, rate: float) -> Tensor:
-    """D_r = sqrt(6 rate / (ln 2 G_r)) GM(U_jj), float64 (G, R): the steps at which a bit buys `rate` nats everywhere.
+    """D_r = sqrt(12 rate / (ln 2 G_r)) GM(U_jj), float64 (G, R): steps at which a bit saves `rate` nats in every row.
 
-    At small steps a weight costs G_r D_r^2 / (24 U_jj^2) nats on average and h - log2 D_r bits; GM is the geometric
-    mean over a row's columns, which one step for all of them must serve. The equation makes the derivative by log2 D_r
-    equal `rate`, up to the factor 2 that probes found best to absorb into it.
+    On a fine grid a weight costs G_r D_r^2 / (24 U_jj^2) nats on average, and some constant - log2 D_r bits; the
+    equation makes the ratio of their derivatives by log2 D_r equal `rate`. GM is the geometric mean over a row's
+    columns, which one step must serve. A trellis takes `TRELLIS_FACTOR` times these steps.
 
     weights: G_r, float64 (G, R), from `LayerStatistics.row_weights`. Rows of weight zero get the step of the smallest
              positive weight; if all are zero, that of weight one.
+    rate:    nats per bit, positive.
     """
     if not rate > 0 or not math.isfinite(rate):
         raise UsageError(f"rate must be a positive number of nats per bit, got {rate!r}")
     positive = weights[weights > 0]
     least = positive.min() if positive.numel() else torch.ones((), dtype=torch.float64)
     kept = torch.where(weights > 0, weights, least)
-    return (6 * rate / (math.log(2) * kept)).sqrt() * factor.mean_scale()[:, None]
+    return (12 * rate / (math.log(2) * kept)).sqrt() * factor.mean_scale()[:, None]
 
 
 def snap(steps: Tensor, exponent: float = 1.0) -> RowSteps:
