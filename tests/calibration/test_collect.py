@@ -288,6 +288,18 @@ def test_an_input_that_is_overwritten_has_no_gradients():
         collect(Overwrites(), [torch.randn(2, 3)], fisher=True)
 
 
+def test_gradients_that_cannot_flow_are_an_error():
+    model = nn.Sequential(nn.Linear(3, 2))
+    x = torch.randn(2, 3)
+    with torch.inference_mode():
+        assert collect(model, [x], fisher=True)["0.weight"].gradient.min() > 0
+    model.forward = torch.no_grad()(model.forward)
+    with pytest.raises(CalibrationError, match=r"0\.weight: .*no_grad"):
+        collect(model, [x], fisher=True)
+    with pytest.raises(CalibrationError, match="the loss has no gradient"):
+        collect(nn.Sequential(nn.Linear(3, 2)), [x], fisher=lambda output, _: output.detach().sum())
+
+
 def test_samples_of_a_batch_are_found_in_other_dimensions():
     """Tokens first, and windows that join the batch: gradients are still by sample."""
 

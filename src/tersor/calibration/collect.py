@@ -110,8 +110,11 @@ class _Collector:
             raise CalibrationError(
                 f"the loss of its own predictions is {float(loss)}: the model's output is not finite"
             )
-        if self._roots and loss.requires_grad:
-            torch.autograd.grad(loss, self._roots, allow_unused=True)
+        if not self._roots:
+            return
+        if not loss.requires_grad:
+            raise CalibrationError("the loss has no gradient: it does not depend on any layer, or under no_grad only")
+        torch.autograd.grad(loss, self._roots, allow_unused=True)
 
     def results(self, unreached: str) -> dict[str, LayerStatistics]:
         """The statistics, in the order of the model's weights."""
@@ -141,6 +144,8 @@ class _Collector:
             root = output.detach().requires_grad_()
             self._roots.append(root)
             output = root.clone()  # the network may overwrite it, which autograd forbids for a root
+            if not output.requires_grad:
+                raise CalibrationError(f"{sums.name}: its module runs under torch.no_grad, so that it has no gradients")
         batch, version = self.batch, use.inputs.version
 
         def add(gradient: Tensor) -> None:

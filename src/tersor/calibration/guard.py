@@ -22,7 +22,7 @@ def untouched(model: nn.Module, seed: int) -> Iterator[None]:
     buffers = _buffers(model)
     gpus = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     fused = torch.backends.mha.get_fastpath_enabled()
-    with torch.random.fork_rng(devices=gpus):
+    with torch.inference_mode(False), torch.random.fork_rng(devices=gpus):
         try:
             torch.manual_seed(seed)
             torch.backends.mha.set_fastpath_enabled(False)
