@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from tersor.calibration import dependent_uniform, factorize, loss_steps, output_error, snap, to_indices
 from tersor.calibration.collect import collect
 from tersor.calibration.statistics import merge
 from tersor.calibration.store import load_statistics, save_statistics
@@ -102,3 +103,22 @@ def test_means_and_weights(net):
     expected = head.gradient / head.moment[0].trace().double()
     torch.testing.assert_close(head.row_weights(), expected)
     assert torch.equal(collect(net, [tokens])["head.weight"].row_weights(), torch.ones(1, 3, dtype=torch.float64))
+
+
+def test_an_embedding_by_its_rows(net):
+    tokens = torch.randint(11, (4, 5))
+    statistics = collect(net, [tokens], fisher=squares)["embed.weight"]
+    turned = statistics.by_rows()
+    assert turned.layout.shape(turned.shape) == (1, 11, 4)
+    weight, other = torch.randn(11, 4), torch.randn(11, 4)
+    by_outputs = (statistics.row_weights() * output_error(weight, other, statistics)).sum()
+    by_tokens = (turned.row_weights() * output_error(weight, other, turned)).sum()
+    torch.testing.assert_close(by_outputs, by_tokens, rtol=1e-5, atol=0)
+    counts = torch.bincount(tokens.reshape(-1), minlength=11).double()
+    torch.testing.assert_close(turned.row_weights()[0], counts / 4)
+    steps = snap(loss_steps(turned.row_weights(), factorize(turned), 1e-4))
+    got = dependent_uniform(weight, turned, factorize(turned), steps)
+    assert got.scale.shape == (11, 1)
+    to_indices(got.codes.numpy())
+    with pytest.raises(MismatchError, match="only an embedding"):
+        collect(net, [tokens])["head.weight"].by_rows()

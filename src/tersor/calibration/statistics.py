@@ -99,6 +99,29 @@ class LayerStatistics:
         trace = self.diagonal().sum(1)[:, None]
         return torch.where(trace > 0, self.gradient / trace, torch.zeros_like(self.gradient))
 
+    def by_rows(self) -> LayerStatistics:
+        """The same of an embedding (V, D), with its storage rows in place of its outputs as rows.
+
+        As all inputs are one-hot, the loss sum_dv G_d c_v e_vd^2 of errors e, counts c, weighs tokens as well as
+        it does outputs: here c_v / B are the rows' weights and G_d is the diagonal of H / B, so that every token may
+        have a step, and a path through a trellis. MismatchError for layers of another kind.
+        """
+        if not (self.layout.diagonal and self.layout.transposed):
+            raise MismatchError(f"only an embedding can be seen by its rows, got {self.layout}")
+        outputs = self.row_weights() * max(self.samples, 1)
+        tokens = self.moment.double() / max(self.samples, 1)
+        layout = Layout(diagonal=True)
+        moment = outputs.float()
+        return LayerStatistics(
+            self.shape,
+            layout,
+            self.samples,
+            self.count,
+            moment,
+            torch.zeros(1, self.shape[1], dtype=torch.float64),
+            tokens * moment.double().sum(),
+        )
+
 
 def merge(first: dict[str, LayerStatistics], second: dict[str, LayerStatistics]) -> dict[str, LayerStatistics]:
     """Statistics of both sets of samples, weight by weight; weights that only one of them has are kept.
