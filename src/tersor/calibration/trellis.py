@@ -1,4 +1,4 @@
-"""Trellis-coded quantization inside error feedback (dependent quantization, as in VVC and NNC).
+"""Trellis-coded quantization inside error feedback (dependent quantization, as in VVC).
 
 A row's codes q, multiples of its step D, walk through a state machine that starts in state 0. In half of the states q
 must be even (Q0: q = 2k), in the others odd or zero (Q1: q = 2k - sgn k), and the parity of k leads to the next state.
