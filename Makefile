@@ -2,9 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp')
+SOURCES := $(shell find csrc fuzz -name '*.cpp' -o -name '*.hpp')
 
-.PHONY: demo test lint format bench clean
+# make fuzz FUZZ_SECONDS=300 for a long run. Any g++ or clang++ will do; clang++ brings libFuzzer, which sees coverage.
+FUZZ_SECONDS ?= 10
+FUZZ_CXX ?= $(or $(firstword $(foreach name,clang++ clang++-19 clang++-16 clang++-14,$(shell command -v $(name)))),g++)
+
+.PHONY: demo test lint format fuzz bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tersor demo --force
@@ -24,11 +28,20 @@ format: $(VENV)/.lint
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(SOURCES)
 
+fuzz: $(VENV)/.cmake
+	$(BIN)/cmake -S . -B build/fuzz -DTERSOR_FUZZ=ON -DCMAKE_CXX_COMPILER=$(FUZZ_CXX)
+	$(BIN)/cmake --build build/fuzz --parallel 2
+	fuzz/run.sh build/fuzz/fuzz $(FUZZ_SECONDS)
+
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.run_all
 
 $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.cmake: $(VENV)/.python
+	$(BIN)/pip install 'cmake>=3.20'
 	touch $@
 
 # The package is built as a wheel, as users get it: a change of any source file builds it again.

@@ -10,9 +10,10 @@ std::atomic<int> forced{-1};
 Isa detect() noexcept {
 #if defined(__x86_64__) && defined(__GNUC__)
     __builtin_cpu_init();
-    // The 512-bit level asks for VBMI2 too: the byte permutes and expands that table decoding uses.
+    // The 512-bit level asks for VBMI and VBMI2 too: the byte permutes and expands that table
+    // decoding uses.
     if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512vbmi2")) {
+        __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2")) {
         return Isa::avx512;
     }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) return Isa::avx2;

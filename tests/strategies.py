@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tersor.layers import matrix_shape
-from tersor.tensors import Binary, Codebook, CompressedTensor, Dense, Ternary, Uniform
+from tersor.tensors import Binary, Codebook, CompressedTensor, Dense, Patched, SignedZeros, Ternary, Uniform
 
 DTYPES = [
     torch.float32,
@@ -29,6 +31,8 @@ DTYPES = [
     torch.complex128,
 ]
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+
+INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64]
 
 shapes = st.lists(st.integers(0, 7), min_size=0, max_size=5).map(torch.Size)
 seeds = st.integers(0, 2**31)
@@ -53,9 +57,35 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8))
 
 
-@st.composite
-def compressed_tensors(draw: st.DrawFn) -> CompressedTensor:
+def compressed_tensors() -> st.SearchStrategy[CompressedTensor]:
     """Any CompressedTensor of a small shape."""
+    return st.one_of(*[plain_tensors()] * 3, patched_tensors(), signed_zeros())
+
+
+@st.composite
+def patched_tensors(draw: st.DrawFn) -> Patched:
+    """A `Patched` tensor of a small shape."""
+    base = draw(plain_tensors().filter(lambda tensor: not tensor.dtype.is_complex))
+    count = base.numel
+    run = draw(st.sampled_from([n for n in range(1, count + 1) if count % n == 0] or [1]))
+    places = sorted(draw(st.sets(st.integers(0, count // run - 1)))) if count else []
+    values = random_bits(torch.Size((len(places), run)), base.dtype, 1)
+    return Patched(base.shape, base.dtype, base.mask, base, run, torch.tensor(places, dtype=torch.int64), values)
+
+
+@st.composite
+def signed_zeros(draw: st.DrawFn) -> SignedZeros:
+    """A `SignedZeros` tensor of a small shape."""
+    base = draw(plain_tensors().filter(lambda tensor: tensor.dtype.is_floating_point))
+    generator = torch.Generator().manual_seed(draw(seeds))
+    mask = torch.rand(base.shape, generator=generator) < draw(st.sampled_from([0.0, 0.2, 0.9, 1.0]))
+    negative = torch.rand(base.numel - int(mask.sum()), generator=generator) < 0.5
+    return SignedZeros(base.shape, base.dtype, mask, replace(base, mask=mask), negative)
+
+
+@st.composite
+def plain_tensors(draw: st.DrawFn) -> CompressedTensor:
+    """Any CompressedTensor of a small shape that wraps no other."""
     shape, seed = draw(shapes), draw(seeds)
     generator = torch.Generator().manual_seed(seed)
     mask = (
@@ -66,7 +96,8 @@ def compressed_tensors(draw: st.DrawFn) -> CompressedTensor:
     if kind is Dense:
         dtype = draw(st.sampled_from(DTYPES))
         values = random_bits(shape, dtype, seed)
-        return Dense(shape, draw(st.sampled_from(FLOATS)) if dtype in FLOATS else dtype, mask, values)
+        convertible = dtype in FLOATS or dtype in INTEGERS
+        return Dense(shape, draw(st.sampled_from([dtype, *FLOATS])) if convertible else dtype, mask, values)
     dtype = draw(st.sampled_from(FLOATS))
 
     def integers(low: int, high: int, size: tuple[int, ...], kept: torch.dtype) -> Tensor:
@@ -77,16 +108,21 @@ def compressed_tensors(draw: st.DrawFn) -> CompressedTensor:
         centroids = draw(st.integers(1, 1 << bits))
         books = draw(st.integers(1, max(rows, 1)))
         book = torch.randn(books, centroids, generator=generator).sort(1).values
+        if draw(st.booleans()):  # of the tensor's own dtype
+            dtype = draw(st.sampled_from([d for d in DTYPES if not d.is_complex]))
+            book = random_bits(book.shape, dtype, seed)
+            book = torch.nan_to_num(book, 0.0, 1.0, -1.0) if dtype in FLOATS else book  # others compare them
         return Codebook(shape, dtype, mask, bits, integers(0, centroids, shape, torch.uint8), book)
     if kind is Uniform:
         bits = draw(st.integers(1, 16))
         group = draw(st.sampled_from([0, max(length, 1), 1, 2, 3]))
         size = (1, 1) if group == 0 else (rows, 1 if group == length else -(-length // group))
         codes = integers(-(1 << bits - 1), 1 << bits - 1, shape, torch.int8 if bits <= 8 else torch.int16)
-        start = draw(st.sampled_from(["none", "zero", "offset"]))
+        start = draw(st.sampled_from(["none", "zero", "offset", "signed zero"]))
         zero = integers(-(2**20), 2**20, size, torch.int32) if start == "zero" else None
         offset = torch.randn(size, generator=generator) if start == "offset" else None
-        return Uniform(shape, dtype, mask, bits, codes, torch.randn(size, generator=generator), zero, group, offset)
+        scale = torch.randn(size, generator=generator)
+        return Uniform(shape, dtype, mask, bits, codes, scale, zero, group, offset, start == "signed zero")
     scale = torch.rand((rows if draw(st.booleans()) else 1, 1), generator=generator)
     if kind is Binary:
         return Binary(shape, dtype, mask, torch.rand(shape, generator=generator) < 0.5, scale)

@@ -1,6 +1,9 @@
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 
+#include <algorithm>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <utility>
@@ -8,11 +11,15 @@
 
 #include "bindings/bindings.hpp"
 #include "coding/adaptive.hpp"
+#include "coding/bucket_rans.hpp"
+#include "coding/float_codec.hpp"
 #include "coding/histogram.hpp"
 #include "coding/huffman.hpp"
 #include "coding/packed_bits.hpp"
 #include "coding/planes.hpp"
 #include "coding/rans.hpp"
+#include "coding/register_rans.hpp"
+#include "coding/static_coders.hpp"
 
 namespace nb = nanobind;
 
@@ -97,6 +104,22 @@ bool decode_rans(const Blob& blob, const ArrayOut& out, unsigned bits) {
     });
 }
 
+nb::bytes encode_register(const ArrayIn& symbols, unsigned bits) {
+    return encode_with(symbols, bits, [](auto in, SymbolKind kind) {
+        if constexpr (sizeof(in[0]) == 1) return register_encode(in, kind);
+        throw std::invalid_argument("register tables code 8-bit symbols");
+        return Bytes();
+    });
+}
+
+bool decode_register(const Blob& blob, const ArrayOut& out, unsigned bits) {
+    const nb::gil_scoped_release release;
+    return with_symbols(out, bits, [&](auto symbols, SymbolKind kind) {
+        if constexpr (sizeof(symbols[0]) == 1) return register_decode(view(blob), symbols, kind);
+        return false;
+    });
+}
+
 nb::bytes encode_huffman(const ArrayIn& symbols, unsigned bits) {
     return encode_with(symbols, bits,
                        [](auto in, SymbolKind kind) { return huffman_encode(in, kind); });
@@ -107,6 +130,51 @@ bool decode_huffman(const Blob& blob, const ArrayOut& out, unsigned bits) {
     return with_symbols(out, bits, [&](auto symbols, SymbolKind kind) {
         return huffman_decode(view(blob), symbols, kind);
     });
+}
+
+MatrixShape matrix_shape(std::size_t rows, std::size_t channels, std::size_t kernel,
+                         std::size_t count) {
+    const MatrixShape shape{rows, channels, kernel};
+    if (rows < 1 || channels < 1 || kernel < 1 || shape.elements() != count)
+        throw std::invalid_argument("the symbols do not fill their geometry");
+    return shape;
+}
+
+// The index from which magnitudes are measured: that of zero, or the most frequent one.
+template <typename T>
+std::uint32_t centre_of(std::span<const T> symbols, SymbolKind kind) {
+    if (kind.offset > 0) return kind.offset;
+    const Counts counts = histogram(symbols, kind);
+    return static_cast<std::uint32_t>(std::max_element(counts.begin(), counts.end()) -
+                                      counts.begin());
+}
+
+nb::bytes encode_buckets(const ArrayIn& symbols, unsigned bits, std::size_t rows,
+                         std::size_t channels, std::size_t kernel, std::size_t limit) {
+    const MatrixShape shape = matrix_shape(rows, channels, kernel, symbols.size());
+    return encode_with(symbols, bits, [&](auto in, SymbolKind kind) {
+        return bucket_encode(in, kind, shape, {false, centre_of(in, kind)}, limit);
+    });
+}
+
+bool decode_buckets(const Blob& blob, const ArrayOut& out, unsigned bits, std::size_t rows,
+                    std::size_t channels, std::size_t kernel) {
+    const MatrixShape shape = matrix_shape(rows, channels, kernel, out.size());
+    const nb::gil_scoped_release release;
+    return with_symbols(out, bits, [&](auto symbols, SymbolKind kind) {
+        return bucket_decode(view(blob), symbols, kind, shape);
+    });
+}
+
+// (number of the method, blob); the blob is empty for raw.
+std::pair<int, nb::bytes> encode_static(const ArrayIn& symbols, unsigned bits, bool fast) {
+    StaticMethod method = StaticMethod::raw;
+    nb::bytes blob = encode_with(symbols, bits, [&](auto in, SymbolKind kind) {
+        StaticBlob coded = static_encode(in, kind, fast);
+        method = coded.method;
+        return std::move(coded.bytes);
+    });
+    return {static_cast<int>(method), std::move(blob)};
 }
 
 Neighbourhood neighbourhood(std::size_t row_length, std::size_t kernel) {
@@ -120,22 +188,35 @@ std::size_t checked_slot(std::size_t slot) {
     return slot;
 }
 
+// Which symbols are coded: all if `kept` is None.
+using Kept = std::optional<Blob>;
+
+std::span<const std::uint8_t> checked_kept(const Kept& kept, std::size_t count) {
+    if (!kept) return {};
+    if (kept->size() != count)
+        throw std::invalid_argument("kept must have a byte for every symbol");
+    return view(*kept);
+}
+
 nb::bytes encode_adaptive(const ArrayIn& symbols, unsigned bits, std::size_t row_length,
-                          std::size_t kernel, std::size_t slot, CodingState& state) {
+                          std::size_t kernel, std::size_t slot, CodingState& state,
+                          const Kept& kept) {
     const Neighbourhood near = neighbourhood(row_length, kernel);
     checked_slot(slot);
+    const auto mask = checked_kept(kept, symbols.size());
     return encode_with(symbols, bits, [&](auto in, SymbolKind kind) {
-        return adaptive_encode(in, kind, near, slot, state);
+        return adaptive_encode(in, kind, near, slot, mask, state);
     });
 }
 
 bool decode_adaptive(const Blob& blob, const ArrayOut& out, unsigned bits, std::size_t row_length,
-                     std::size_t kernel, std::size_t slot, CodingState& state) {
+                     std::size_t kernel, std::size_t slot, CodingState& state, const Kept& kept) {
     const Neighbourhood near = neighbourhood(row_length, kernel);
     checked_slot(slot);
+    const auto mask = checked_kept(kept, out.size());
     const nb::gil_scoped_release release;
     return with_symbols(out, bits, [&](auto symbols, SymbolKind kind) {
-        return adaptive_decode(view(blob), symbols, kind, near, slot, state);
+        return adaptive_decode(view(blob), symbols, kind, near, slot, mask, state);
     });
 }
 
@@ -193,6 +274,39 @@ void with_words(const Array& words, std::size_t plane_bytes, Work work) {
     }
 }
 
+// Calls work(words) with the words of 2, 4 or 8 bytes.
+template <typename Array, typename Work>
+auto with_floats(const Array& words, Work work) {
+    switch (words.itemsize()) {
+        case 2:
+            return work(span_of<std::uint16_t>(words));
+        case 4:
+            return work(span_of<std::uint32_t>(words));
+        case 8:
+            return work(span_of<std::uint64_t>(words));
+        default:
+            throw std::invalid_argument("words must have 2, 4 or 8 bytes");
+    }
+}
+
+nb::bytes encode_floats(const ArrayIn& words, std::size_t rows, std::size_t channels,
+                        std::size_t kernel, bool small) {
+    const MatrixShape shape = matrix_shape(rows, channels, kernel, words.size());
+    Bytes blob;
+    {
+        const nb::gil_scoped_release release;
+        blob = with_floats(words, [&](auto in) { return float_encode(in, shape, small); });
+    }
+    return to_python(blob);
+}
+
+bool decode_floats(const Blob& blob, const ArrayOut& out, std::size_t rows, std::size_t channels,
+                   std::size_t kernel) {
+    const MatrixShape shape = matrix_shape(rows, channels, kernel, out.size());
+    const nb::gil_scoped_release release;
+    return with_floats(out, [&](auto words) { return float_decode(view(blob), words, shape); });
+}
+
 void split(const ArrayIn& words, const BytesOut& planes, int transform) {
     const nb::gil_scoped_release release;
     with_words(words, planes.size(), [&](auto in) {
@@ -214,20 +328,33 @@ void bind_coding(nb::module_& m) {
     m.def("decode_packed", &decode_packed, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
     m.def("encode_rans", &encode_rans, nb::arg("symbols"), nb::arg("bits"));
     m.def("decode_rans", &decode_rans, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
+    m.def("encode_register", &encode_register, nb::arg("symbols"), nb::arg("bits"));
+    m.def("decode_register", &decode_register, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
     m.def("encode_huffman", &encode_huffman, nb::arg("symbols"), nb::arg("bits"));
     m.def("decode_huffman", &decode_huffman, nb::arg("blob"), nb::arg("out"), nb::arg("bits"));
+    m.def("encode_buckets", &encode_buckets, nb::arg("symbols"), nb::arg("bits"), nb::arg("rows"),
+          nb::arg("channels"), nb::arg("kernel"), nb::arg("limit"));
+    m.def("decode_buckets", &decode_buckets, nb::arg("blob"), nb::arg("out"), nb::arg("bits"),
+          nb::arg("rows"), nb::arg("channels"), nb::arg("kernel"));
+    m.def("encode_static", &encode_static, nb::arg("symbols"), nb::arg("bits"), nb::arg("fast"));
     nb::class_<CodingState>(m, "CodingState")
         .def(nb::init<>())
         .def("copy", [](const CodingState& state) { return CodingState(state); });
     m.def("encode_adaptive", &encode_adaptive, nb::arg("symbols"), nb::arg("bits"),
-          nb::arg("row_length"), nb::arg("kernel"), nb::arg("slot"), nb::arg("state"));
+          nb::arg("row_length"), nb::arg("kernel"), nb::arg("slot"), nb::arg("state"),
+          nb::arg("kept") = nb::none());
     m.def("decode_adaptive", &decode_adaptive, nb::arg("blob"), nb::arg("out"), nb::arg("bits"),
-          nb::arg("row_length"), nb::arg("kernel"), nb::arg("slot"), nb::arg("state"));
+          nb::arg("row_length"), nb::arg("kernel"), nb::arg("slot"), nb::arg("state"),
+          nb::arg("kept") = nb::none());
     m.def("encode_mask", &encode_mask, nb::arg("mask"), nb::arg("row_length"), nb::arg("kernel"),
           nb::arg("state"));
     m.def("decode_mask", &decode_mask, nb::arg("blob"), nb::arg("out"), nb::arg("row_length"),
           nb::arg("kernel"), nb::arg("state"));
     m.def("measure_symbols", &measure, nb::arg("symbols"), nb::arg("bits"));
+    m.def("encode_floats", &encode_floats, nb::arg("words"), nb::arg("rows"), nb::arg("channels"),
+          nb::arg("kernel"), nb::arg("small"));
+    m.def("decode_floats", &decode_floats, nb::arg("blob"), nb::arg("out"), nb::arg("rows"),
+          nb::arg("channels"), nb::arg("kernel"));
     m.def("split_planes", &split, nb::arg("words"), nb::arg("planes"), nb::arg("transform"));
     m.def("merge_planes", &merge, nb::arg("planes"), nb::arg("words"), nb::arg("transform"));
 }

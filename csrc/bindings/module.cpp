@@ -7,5 +7,6 @@ NB_MODULE(_core, m) {
     tersor::bindings::bind_coding(m);
     tersor::bindings::bind_quantization(m);
     tersor::bindings::bind_fit(m);
+    tersor::bindings::bind_disguise(m);
     tersor::bindings::bind_calibration(m);
 }

@@ -1,249 +1,233 @@
 #include "coding/adaptive.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "coding/binary_arithmetic.hpp"
+#include "coding/row_history.hpp"
+#include "coding/tensor_head.hpp"
 
 namespace tersor {
 namespace {
 
-constexpr unsigned kMaxUnsignedBits = 8;  // a model has a node for every prefix of an index
+constexpr unsigned kMaxUnsignedBits = 8;
 
-// Levels of a quantized sum of magnitudes: two a power of two.
-constexpr std::size_t kLevels = 32;
-
-std::size_t level(std::uint32_t sum) noexcept {
-    if (sum < 2) return sum;
-    const unsigned width = static_cast<unsigned>(std::bit_width(sum));
-    return std::min<std::size_t>(2 * width - 2 + (sum >> (width - 2) & 1), kLevels - 1);
-}
-
-// Values around a position, 0 where the matrix ends.
-struct Neighbours {
-    int left = 0;
-    int left2 = 0;
-    int up = 0;
-    int up_left = 0;
-    int up_right = 0;
-    int previous = 0;  // same kernel position, previous column
-};
-
-// value(i) is that of element i, already coded.
-template <typename Value>
-Neighbours neighbours_at(std::size_t i, std::size_t column, Neighbourhood near, Value value) {
-    Neighbours n;
-    if (column >= 1) n.left = value(i - 1);
-    if (column >= 2) n.left2 = value(i - 2);
-    if (column >= near.kernel) n.previous = value(i - near.kernel);
-    if (i >= near.row_length) {
-        const std::size_t above = i - near.row_length;
-        n.up = value(above);
-        if (column >= 1) n.up_left = value(above - 1);
-        if (column + 1 < near.row_length) n.up_right = value(above + 1);
-    }
-    return n;
-}
-
-std::uint32_t magnitude(int value) noexcept {
-    return static_cast<std::uint32_t>(value < 0 ? -value : value);
-}
-
-// The two contexts: the scale along the row, and that of the column.
-struct Contexts {
-    std::size_t first;
-    std::size_t second;
-};
-
-// Running means of magnitudes, in 2^-4: along the row (which goes on from the end of the row
-// above), and of every column of the matrix.
-class Scales {
+// A stream of values, the distances of symbols from the centre, while it is walked over.
+template <typename Coder>
+class WeightWalk {
   public:
-    explicit Scales(std::size_t columns) : columns_(columns) {}
-
-    Contexts contexts(std::size_t column, const Neighbours& n) const noexcept {
-        return {level((row_ >> 1) + 4 * magnitude(n.left) + 2 * magnitude(n.left2)),
-                level((columns_[column] >> 1) + 4 * magnitude(n.up) + 4 * magnitude(n.previous))};
+    WeightWalk(Coder& coder, WeightModel& model, const TensorShape& shape, const TensorHead& head)
+        : coder_(coder),
+          model_(model),
+          shape_(shape),
+          head_(head),
+          scales_(model.scale, shape),
+          leanings_(shape.kernel > 1 ? 0 : shape.row_length()),
+          history_(shape),
+          place_(Place::start(shape)) {
+        scales_.start_row();
     }
 
-    void update(std::size_t column, int value) noexcept {
-        const std::uint32_t now = magnitude(value) << 4;
-        row_ = row_ - (row_ >> 4) + (now >> 4);
-        columns_[column] = columns_[column] - (columns_[column] >> 3) + (now >> 3);
+    // Whether the row or channel of this position holds nothing but the centre.
+    bool is_dead() const noexcept {
+        return head_.rows.is_dead(row_) || head_.channels.is_dead(place_.channel);
+    }
+
+    // Codes the value of this position (when decoding: any). A decoded one may be out of range.
+    std::int32_t code(std::int32_t value) {
+        const std::int32_t* before = history_.values(place_.column);
+        std::int32_t predicted = 0;
+        if (shape_.kernel > 1) predicted = predict_value(model_.value, place_, before);
+        const Magnitudes near = history_.magnitudes_near(place_);
+        const Scale scale = scales_.predict(place_, near);
+        const std::int32_t centre =
+            head_.is_spiked ? 0 : std::clamp((predicted + 128) >> 8, head_.least, head_.most);
+        Signs signs = history_.signs_near(place_);
+        if (shape_.kernel == 1) signs.column = leanings_.level(place_.column);
+        const Outlook now = outlook_of(scale, predicted - centre * 256);
+        const std::int32_t residual =
+            model_.code(coder_, place_, near, signs, now,
+                        {head_.least - centre, head_.most - centre}, value - centre);
+        const auto size = static_cast<std::uint32_t>(residual < 0 ? -residual : residual);
+        value = residual + centre;
+        scales_.learn(place_, scale, size);
+        if (shape_.kernel > 1) {
+            learn_value(model_.value, place_, before, predicted, value, scale.mean);
+        } else {
+            leanings_.learn(place_.column, value);
+        }
+        history_.put(place_, value, size);
+        return value;
+    }
+
+    // Goes on without coding: the position counts as the centre.
+    void skip() noexcept { history_.put(place_, 0, 0); }
+
+    void advance() {
+        place_.advance(shape_);
+        if (place_.column < shape_.row_length()) return;
+        place_ = Place::start(shape_);
+        ++row_;
+        scales_.start_row();
+        history_.next_row();
     }
 
   private:
-    std::uint32_t row_ = 0;
-    std::vector<std::uint32_t> columns_;
+    Coder& coder_;
+    WeightModel& model_;
+    const TensorShape& shape_;
+    const TensorHead& head_;
+    ScalePredictor scales_;
+    ColumnLeanings leanings_;
+    RowHistory history_;
+    Place place_;
+    std::size_t row_ = 0;
 };
 
-std::size_t sign_of(int value) noexcept { return value == 0 ? 0 : value > 0 ? 1 : 2; }
-
-// Nodes of a signed symbol's decisions.
-namespace signed_node {
-constexpr std::size_t kZero = 0;
-constexpr std::size_t kSign = 1;
-constexpr std::size_t kWidth = 2;            // + w: is the magnitude wider than w bits (w = 1..15)
-constexpr std::size_t kTop = kWidth + 16;    // + 8 w + prefix: the three bits below the top one
-constexpr std::size_t kLow = kTop + 8 * 17;  // + 16 w + b: bit b further below
-constexpr std::size_t kCount = kLow + 16 * 17;
-constexpr std::size_t kMixers = kWidth + 16;
-}  // namespace signed_node
-
-// Codes a signed symbol: `value` when encoding, any when decoding. Returns it; a decoded one may
-// leave the range of `bits` by being 2^(bits-1).
-template <typename Coder>
-int code_signed(Coder& coder, MixedModel& model, const Contexts& c, const Neighbours& n,
-                unsigned bits, int value) {
-    using namespace signed_node;
-    if (model.code(coder, {kZero, c.first, c.second, kZero}, value == 0)) return 0;
-    const std::size_t sides = 3 * sign_of(n.left) + sign_of(n.previous);
-    const std::size_t rows = 3 * sign_of(n.up) + sign_of(n.up_left);
-    const bool negative = model.code(coder, {kSign, sides, rows, kSign}, value < 0);
-
-    const unsigned actual = static_cast<unsigned>(std::bit_width(magnitude(value)));
-    unsigned width = 1;
-    while (width < bits &&
-           model.code(coder, {kWidth + width, c.first, c.second, kWidth + width}, actual > width)) {
-        ++width;
-    }
-    std::uint32_t prefix = 1;
-    for (unsigned bit = width - 1; bit-- > 0;) {
-        const std::size_t node = prefix < 8 ? kTop + 8 * width + prefix : kLow + 16 * width + bit;
-        const bool set = magnitude(value) >> bit & 1;
-        prefix = prefix << 1 | model.code_alone(coder, node, set);
-    }
-    const int decoded = static_cast<int>(prefix);
-    return negative ? -decoded : decoded;
-}
-
-// Codes the index of an unsigned symbol.
-template <typename Coder>
-std::uint32_t code_unsigned(Coder& coder, MixedModel& model, const Contexts& c, unsigned bits,
-                            std::uint32_t index) {
-    std::uint32_t prefix = 1;
-    for (unsigned bit = bits; bit-- > 0;) {
-        const bool set = index >> bit & 1;
-        prefix = prefix << 1 | model.code(coder, {prefix, c.first, c.second, bit}, set);
-    }
-    return prefix - (1u << bits);
-}
-
-MixedModel& made(std::optional<MixedModel>& model, std::size_t nodes, std::size_t contexts,
-                 std::size_t mixers) {
-    if (!model) model.emplace(nodes, contexts, mixers);
-    return *model;
-}
-
-// Runs over all symbols; store(i, symbol) is given what was coded, or decoded. False if a decoded
-// symbol leaves the range.
-template <typename T, typename Coder, typename Store>
-bool code_all(Coder& coder, std::span<T> symbols, SymbolKind kind, Neighbourhood near,
-              std::size_t slot, CodingState& state, Store store) {
-    using Plain = std::remove_const_t<T>;
-    const int top = (1 << (kind.bits - 1)) - 1;
-    const bool is_signed = kind.offset != 0;
-    if (!is_signed && kind.bits > kMaxUnsignedBits) return false;
-    MixedModel& model = is_signed
-                            ? made(state.signed_symbols[kind.bits], signed_node::kCount, kLevels,
-                                   signed_node::kMixers)
-                            : made(state.unsigned_symbols[slot], std::size_t{1} << kMaxUnsignedBits,
-                                   kLevels, kMaxUnsignedBits);
-    using Signed = std::make_signed_t<Plain>;
-    Scales scales(near.row_length);
-    // What contexts see of a symbol: its value, or its distance from the middle, which is never 0,
-    // so that 0 means "no neighbour".
-    const auto sized = [&](Plain symbol) -> int {
-        if (is_signed) return static_cast<Signed>(symbol);
-        const int distance = static_cast<int>(symbol) - top - 1;
-        return distance >= 0 ? distance + 1 : distance;
-    };
-    std::size_t column = 0;
-    for (std::size_t i = 0; i < symbols.size(); ++i) {
-        const Neighbours n =
-            neighbours_at(i, column, near, [&](std::size_t j) { return sized(symbols[j]); });
-        if (is_signed) {
-            const int coded = code_signed(coder, model, scales.contexts(column, n), n, kind.bits,
-                                          sized(symbols[i]));
-            if (coded > top || coded < -top - 1) return false;
-            store(i, static_cast<Plain>(coded));
-            scales.update(column, coded);
+// Runs over all kept symbols. value_at(i) gives what to encode (or anything), store(i, value) takes
+// what was coded. False if a decoded value is out of range.
+template <typename Coder, typename ValueAt, typename Store>
+bool walk(Coder& coder, WeightModel& model, std::size_t count, const TensorShape& shape,
+          const TensorHead& head, std::span<const std::uint8_t> kept, ValueAt value_at,
+          Store store) {
+    WeightWalk<Coder> walker(coder, model, shape, head);
+    for (std::size_t i = 0; i < count; ++i, walker.advance()) {
+        if (!kept.empty() && kept[i] == 0) {
+            walker.skip();
+        } else if (walker.is_dead()) {
+            walker.skip();
+            store(i, 0);
         } else {
-            const auto coded = static_cast<Plain>(
-                code_unsigned(coder, model, scales.contexts(column, n), kind.bits, symbols[i]));
-            store(i, coded);
-            scales.update(column, sized(coded));
+            const std::int32_t value = walker.code(value_at(i));
+            if (value < head.least || value > head.most) return false;
+            store(i, value);
         }
-        if (++column == near.row_length) column = 0;
     }
     return true;
 }
 
-template <typename Coder, typename T, typename Store>
-void code_mask(Coder& coder, std::span<T> mask, Neighbourhood near, CodingState& state,
-               Store store) {
-    MixedModel& model = made(state.mask, 1, 32, 1);
-    std::size_t column = 0;
-    std::uint32_t history = 0;  // the last bits of this row, the latest lowest
-    for (std::size_t i = 0; i < mask.size(); ++i) {
-        const Neighbours n =
-            neighbours_at(i, column, near, [&](std::size_t j) -> int { return mask[j]; });
-        const std::size_t around = static_cast<std::size_t>(n.left | n.left2 << 1 | n.up << 2 |
-                                                            n.up_left << 3 | n.up_right << 4);
-        const std::size_t density = static_cast<std::size_t>(std::popcount(history & 0x7fff)) * 2 +
-                                    static_cast<std::size_t>(n.previous);
-        const bool kept = model.code(coder, {0, around, density, 0}, mask[i] != 0);
-        store(i, static_cast<std::uint8_t>(kept));
-        history = history << 1 | kept;
-        if (++column == near.row_length) {
-            column = 0;
-            history = 0;
-        }
+// Symbols as integers around their centre.
+template <typename T>
+struct Centred {
+    SymbolKind kind;
+    std::int32_t centre;
+
+    bool is_signed() const noexcept { return kind.offset != 0; }
+    std::int32_t value(T symbol) const noexcept {
+        if (is_signed()) return static_cast<std::make_signed_t<T>>(symbol);
+        return static_cast<std::int32_t>(symbol) - centre;
     }
+    T symbol(std::int32_t value) const noexcept { return static_cast<T>(value + centre); }
+    std::int32_t least() const noexcept {
+        return is_signed() ? -static_cast<std::int32_t>(kind.offset) : -centre;
+    }
+    std::int32_t most() const noexcept {
+        return least() + static_cast<std::int32_t>(kind.alphabet()) - 1;
+    }
+};
+
+template <typename T>
+std::int32_t commonest(std::span<const T> symbols, std::span<const std::uint8_t> kept) {
+    std::array<std::uint32_t, 256> counts{};
+    for (std::size_t i = 0; i < symbols.size(); ++i) {
+        if (kept.empty() || kept[i] != 0) ++counts[symbols[i] & 255];
+    }
+    return static_cast<std::int32_t>(std::max_element(counts.begin(), counts.end()) -
+                                     counts.begin());
 }
 
-constexpr auto kKeep = [](std::size_t, auto) {};
+WeightModel& model_of(CodingState& state, SymbolKind kind, std::size_t slot) {
+    return state.model(kind.offset != 0 ? CodingState::kSigned : slot);
+}
+
+template <typename T>
+Bytes encode_in(WeightModel& model, std::span<const T> symbols, SymbolKind kind, Neighbourhood near,
+                std::span<const std::uint8_t> kept) {
+    BinaryEncoder coder;
+    Centred<T> centred{kind, 0};
+    if (!centred.is_signed()) {
+        centred.centre = commonest(symbols, kept);
+        code_number(coder, model, kind.bits, static_cast<std::uint32_t>(centred.centre));
+    }
+    const auto value_at = [&](std::size_t i) { return centred.value(symbols[i]); };
+    const TensorShape shape = TensorShape::of(near.row_length, near.kernel);
+    TensorHead head = describe(symbols.size(), shape, kept, value_at);
+    head.least = centred.least();
+    head.most = centred.most();
+    code_head(coder, model, head);
+    walk(coder, model, symbols.size(), shape, head, kept, value_at, [](std::size_t, int) {});
+    return coder.finish();
+}
+
+template <typename T>
+bool decode_in(WeightModel& model, ByteView blob, std::span<T> symbols, SymbolKind kind,
+               Neighbourhood near, std::span<const std::uint8_t> kept) {
+    BinaryDecoder coder(blob);
+    Centred<T> centred{kind, 0};
+    if (!centred.is_signed()) {
+        centred.centre = static_cast<std::int32_t>(code_number(coder, model, kind.bits, 0));
+    }
+    const TensorShape shape = TensorShape::of(near.row_length, near.kernel);
+    TensorHead head = blank_head(symbols.size(), shape);
+    head.least = centred.least();
+    head.most = centred.most();
+    code_head(coder, model, head);
+    const auto store = [&](std::size_t i, std::int32_t value) {
+        symbols[i] = centred.symbol(value);
+    };
+    return walk(
+               coder, model, symbols.size(), shape, head, kept, [](std::size_t) { return 0; },
+               store) &&
+           coder.finished();
+}
 
 }  // namespace
 
+WeightModel& CodingState::model(std::size_t slot) {
+    std::shared_ptr<WeightModel>& model = models_[slot];
+    if (!model) {
+        model = std::make_shared<WeightModel>();
+    } else if (model.use_count() > 1) {
+        model = std::make_shared<WeightModel>(*model);
+    }
+    return *model;
+}
+
 template <typename T>
 Bytes adaptive_encode(std::span<const T> symbols, SymbolKind kind, Neighbourhood near,
-                      std::size_t slot, CodingState& state) {
-    BinaryEncoder coder;
-    code_all(coder, symbols, kind, near, slot, state, kKeep);
-    return coder.finish();
+                      std::size_t slot, std::span<const std::uint8_t> kept, CodingState& state) {
+    return encode_in(model_of(state, kind, slot), symbols, kind, near, kept);
 }
 
 template <typename T>
 bool adaptive_decode(ByteView blob, std::span<T> symbols, SymbolKind kind, Neighbourhood near,
-                     std::size_t slot, CodingState& state) {
-    BinaryDecoder coder(blob);
-    const auto store = [&](std::size_t i, T symbol) { symbols[i] = symbol; };
-    return code_all(coder, symbols, kind, near, slot, state, store) && coder.finished();
+                     std::size_t slot, std::span<const std::uint8_t> kept, CodingState& state) {
+    if (kind.offset == 0 && kind.bits > kMaxUnsignedBits) return false;
+    return decode_in(model_of(state, kind, slot), blob, symbols, kind, near, kept);
 }
 
 Bytes mask_encode(std::span<const std::uint8_t> mask, Neighbourhood near, CodingState& state) {
-    BinaryEncoder coder;
-    code_mask(coder, mask, near, state, kKeep);
-    return coder.finish();
+    return encode_in(state.model(CodingState::kMask), mask, SymbolKind{1, 0}, near, {});
 }
 
 bool mask_decode(ByteView blob, std::span<std::uint8_t> mask, Neighbourhood near,
                  CodingState& state) {
-    BinaryDecoder coder(blob);
-    code_mask(coder, mask, near, state, [&](std::size_t i, std::uint8_t kept) { mask[i] = kept; });
-    return coder.finished();
+    return decode_in(state.model(CodingState::kMask), blob, mask, SymbolKind{1, 0}, near, {});
 }
 
 template Bytes adaptive_encode<std::uint8_t>(std::span<const std::uint8_t>, SymbolKind,
-                                             Neighbourhood, std::size_t, CodingState&);
+                                             Neighbourhood, std::size_t,
+                                             std::span<const std::uint8_t>, CodingState&);
 template Bytes adaptive_encode<std::uint16_t>(std::span<const std::uint16_t>, SymbolKind,
-                                              Neighbourhood, std::size_t, CodingState&);
+                                              Neighbourhood, std::size_t,
+                                              std::span<const std::uint8_t>, CodingState&);
 template bool adaptive_decode<std::uint8_t>(ByteView, std::span<std::uint8_t>, SymbolKind,
-                                            Neighbourhood, std::size_t, CodingState&);
+                                            Neighbourhood, std::size_t,
+                                            std::span<const std::uint8_t>, CodingState&);
 template bool adaptive_decode<std::uint16_t>(ByteView, std::span<std::uint16_t>, SymbolKind,
-                                             Neighbourhood, std::size_t, CodingState&);
+                                             Neighbourhood, std::size_t,
+                                             std::span<const std::uint8_t>, CodingState&);
 
 }  // namespace tersor

@@ -66,9 +66,10 @@ void lower(std::span<const std::uint64_t> counts, std::uint64_t excess,
     }
 }
 
-// Bits of the table and of the stream, in units of 2^-16.
-std::uint64_t cost(const FrequencyTable& table, std::span<const std::uint64_t> counts,
-                   SymbolKind kind) {
+}  // namespace
+
+std::uint64_t table_cost(const FrequencyTable& table, std::span<const std::uint64_t> counts,
+                         SymbolKind kind) {
     Bytes bytes;
     BitWriter out(bytes);
     write_table(out, table, kind);
@@ -79,8 +80,6 @@ std::uint64_t cost(const FrequencyTable& table, std::span<const std::uint64_t> c
     }
     return bits;
 }
-
-}  // namespace
 
 CountedAlphabet count_alphabet(std::span<const std::uint64_t> counts, SymbolKind kind) {
     const unsigned split = split_bits(kind.bits);
@@ -132,7 +131,7 @@ FrequencyTable choose_table(const CountedAlphabet& counted, SymbolKind kind) {
     for (; scale <= finest; ++scale) {
         FrequencyTable table{counted.alphabet, scale, normalize(counts, scale)};
         const std::uint64_t bits =
-            scale == finest && best.scale_bits == 0 ? 0 : cost(table, counts, kind);
+            scale == finest && best.scale_bits == 0 ? 0 : table_cost(table, counts, kind);
         if (bits < best_cost) {
             best = std::move(table);
             best_cost = bits;

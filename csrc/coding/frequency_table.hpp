@@ -56,6 +56,10 @@ std::vector<std::uint32_t> normalize(std::span<const std::uint64_t> counts, unsi
 // symbols or more simply take the finest scale.
 FrequencyTable choose_table(const CountedAlphabet& counted, SymbolKind kind);
 
+// Bits of the table itself and of symbols with these counts, coded with it, in 2^-16 bits.
+std::uint64_t table_cost(const FrequencyTable& table, std::span<const std::uint64_t> counts,
+                         SymbolKind kind);
+
 void write_table(BitWriter& out, const FrequencyTable& table, SymbolKind kind);
 
 // Reads what `write_table` wrote; false if it is malformed or leaves the range of `kind`.

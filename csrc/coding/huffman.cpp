@@ -47,6 +47,13 @@ void write_lengths(BitWriter& out, std::span<const std::uint8_t> lengths) {
     }
 }
 
+void write_head(BitWriter& out, const HuffmanPlan& plan, SymbolKind kind) {
+    const bool constant = plan.lengths.empty();
+    out.put(constant, 1);
+    write_alphabet(out, plan.alphabet, kind, constant);
+    if (!constant) write_lengths(out, plan.lengths);
+}
+
 // Reads lengths; false unless they make a complete prefix code within the limit.
 bool read_lengths(BitReader& in, std::span<std::uint8_t> lengths, unsigned limit) {
     WidthReader widths(in, static_cast<unsigned>(std::bit_width(lengths.size())));
@@ -151,22 +158,34 @@ std::vector<std::uint8_t> code_lengths(std::span<const std::uint64_t> counts, un
     return lengths;
 }
 
+HuffmanPlan plan_huffman(std::span<const std::uint64_t> counts, SymbolKind kind) {
+    const CountedAlphabet counted = count_alphabet(counts, kind);
+    HuffmanPlan plan;
+    plan.alphabet = counted.alphabet;
+    std::uint64_t total = 0;
+    for (const std::uint64_t c : counted.counts) total += c;
+    std::uint64_t bits = total * counted.alphabet.split;
+    if (counted.alphabet.size > 1) {
+        plan.lengths = code_lengths(counted.counts, length_limit(counted.alphabet.size));
+        for (std::size_t i = 0; i < plan.lengths.size(); ++i) {
+            bits += counted.counts[i] * plan.lengths[i];
+        }
+    }
+    Bytes head;
+    BitWriter out(head);
+    write_head(out, plan, kind);
+    plan.cost = (bits + 8 * head.size() + out.pending_bits()) << 16;
+    return plan;
+}
+
 template <typename T>
-Bytes huffman_encode(std::span<const T> symbols, SymbolKind kind) {
-    const CountedAlphabet counted = count_alphabet(histogram(symbols, kind), kind);
-    const Alphabet& alphabet = counted.alphabet;
-    const bool constant = alphabet.size == 1;
+Bytes huffman_encode(std::span<const T> symbols, SymbolKind kind, const HuffmanPlan& plan) {
+    const Alphabet& alphabet = plan.alphabet;
     Bytes blob;
     BitWriter out(blob);
-    out.put(constant, 1);
-    write_alphabet(out, alphabet, kind, constant);
+    write_head(out, plan, kind);
     std::vector<Codeword> code(1);
-    if (!constant) {
-        const unsigned limit = length_limit(alphabet.size);
-        const std::vector<std::uint8_t> lengths = code_lengths(counted.counts, limit);
-        write_lengths(out, lengths);
-        code = canonical_code(lengths, limit);
-    }
+    if (!plan.lengths.empty()) code = canonical_code(plan.lengths, length_limit(alphabet.size));
     const std::uint32_t low_mask = (1u << alphabet.split) - 1;
     for (const T symbol : symbols) {
         const std::uint32_t index = to_index(symbol, kind);
@@ -175,6 +194,11 @@ Bytes huffman_encode(std::span<const T> symbols, SymbolKind kind) {
     }
     out.flush();
     return blob;
+}
+
+template <typename T>
+Bytes huffman_encode(std::span<const T> symbols, SymbolKind kind) {
+    return huffman_encode(symbols, kind, plan_huffman(histogram(symbols, kind), kind));
 }
 
 template <typename T>
@@ -203,6 +227,10 @@ bool huffman_decode(ByteView blob, std::span<T> symbols, SymbolKind kind) {
 
 template Bytes huffman_encode<std::uint8_t>(std::span<const std::uint8_t>, SymbolKind);
 template Bytes huffman_encode<std::uint16_t>(std::span<const std::uint16_t>, SymbolKind);
+template Bytes huffman_encode<std::uint8_t>(std::span<const std::uint8_t>, SymbolKind,
+                                            const HuffmanPlan&);
+template Bytes huffman_encode<std::uint16_t>(std::span<const std::uint16_t>, SymbolKind,
+                                             const HuffmanPlan&);
 template bool huffman_decode<std::uint8_t>(ByteView, std::span<std::uint8_t>, SymbolKind);
 template bool huffman_decode<std::uint16_t>(ByteView, std::span<std::uint16_t>, SymbolKind);
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "coding/bitio.hpp"
+#include "coding/frequency_table.hpp"
 #include "coding/symbols.hpp"
 
 namespace tersor {
@@ -18,7 +19,18 @@ namespace tersor {
 // index, and codewords before packages.
 std::vector<std::uint8_t> code_lengths(std::span<const std::uint64_t> counts, unsigned limit);
 
-// Encodes at least one symbol, all within the range of `kind`.
+struct HuffmanPlan {
+    Alphabet alphabet;
+    std::vector<std::uint8_t> lengths;  // alphabet.size of them, empty for a constant stream
+    std::uint64_t cost = 0;             // of the whole blob, in 2^-16 bits
+};
+
+// The code for these counts of indices (2^bits of them, at least one not zero).
+HuffmanPlan plan_huffman(std::span<const std::uint64_t> counts, SymbolKind kind);
+
+// Encodes at least one symbol, all within the range of `kind`, with the plan of their histogram.
+template <typename T>
+Bytes huffman_encode(std::span<const T> symbols, SymbolKind kind, const HuffmanPlan& plan);
 template <typename T>
 Bytes huffman_encode(std::span<const T> symbols, SymbolKind kind);
 

@@ -10,11 +10,22 @@
 #include <span>
 
 #include "coding/bitio.hpp"
+#include "coding/frequency_table.hpp"
 #include "coding/symbols.hpp"
 
 namespace tersor {
 
-// Encodes at least one symbol, all within the range of `kind`.
+struct RansPlan {
+    FrequencyTable table;
+    std::uint64_t cost = 0;  // about, of the whole blob, in 2^-16 bits
+};
+
+// The table for these counts of indices (2^bits of them, at least one not zero).
+RansPlan plan_rans(std::span<const std::uint64_t> counts, SymbolKind kind);
+
+// Encodes at least one symbol, all within the range of `kind`, with the plan of their histogram.
+template <typename T>
+Bytes rans_encode(std::span<const T> symbols, SymbolKind kind, const RansPlan& plan);
 template <typename T>
 Bytes rans_encode(std::span<const T> symbols, SymbolKind kind);
 

@@ -106,11 +106,26 @@ struct ExpandTable {
 };
 constexpr ExpandTable kExpand;
 
+// Four lookups. Through general registers: the gather instructions of the processors at hand are
+// slower.
+TERSOR_AVX2 inline __m128i look_up4(const std::uint32_t* slots, __m128i index) {
+    const auto low = static_cast<std::uint64_t>(_mm_cvtsi128_si64(index));
+    const auto high = static_cast<std::uint64_t>(_mm_extract_epi64(index, 1));
+    __m128i entries = _mm_cvtsi32_si128(static_cast<int>(slots[low & 0xffffffff]));
+    entries = _mm_insert_epi32(entries, static_cast<int>(slots[low >> 32]), 1);
+    entries = _mm_insert_epi32(entries, static_cast<int>(slots[high & 0xffffffff]), 2);
+    return _mm_insert_epi32(entries, static_cast<int>(slots[high >> 32]), 3);
+}
+
+TERSOR_AVX2 inline __m256i look_up8(const std::uint32_t* slots, __m256i index) {
+    return _mm256_set_m128i(look_up4(slots, _mm256_extracti128_si256(index, 1)),
+                            look_up4(slots, _mm256_castsi256_si128(index)));
+}
+
 // Eight lanes one symbol further; returns the table entries.
 TERSOR_AVX2 inline __m256i step_avx2(__m256i& x, const std::uint32_t* slots, __m256i mask,
                                      __m128i scale_bits, const std::uint8_t*& next) {
-    const __m256i entry = _mm256_i32gather_epi32(reinterpret_cast<const int*>(slots),
-                                                 _mm256_and_si256(x, mask), sizeof(std::uint32_t));
+    const __m256i entry = look_up8(slots, _mm256_and_si256(x, mask));
     const __m256i f = _mm256_and_si256(_mm256_srli_epi32(entry, 8), _mm256_set1_epi32(0xfff));
     const __m256i state = _mm256_add_epi32(_mm256_mullo_epi32(f, _mm256_srl_epi32(x, scale_bits)),
                                            _mm256_srli_epi32(entry, 20));

@@ -1,4 +1,4 @@
-// The lanes of a rANS payload, decoded: scalar, and with AVX2 gathers. Both give the same symbols.
+// The lanes of a rANS payload, decoded: scalar, and with AVX2. Both give the same symbols.
 #pragma once
 
 #include <cstdint>

@@ -3,6 +3,7 @@
 compressed = tersor.compress(model_or_state_dict_or_path)
 tersor.save(compressed, "model.tsr")
 state_dict = tersor.load("model.tsr")
+with tersor.open("model.tsr") as tensors: ...  # one at a time, or in parts
 """
 
 from tersor._version import __version__
@@ -15,6 +16,7 @@ from tersor.recipe import Recipe, Rule
 from tersor.report.inspection import inspect
 from tersor.restore import load
 from tersor.storage import save
+from tersor.streaming import TensorReader, open
 
 __all__ = [
     "Binarize",
@@ -27,6 +29,7 @@ __all__ = [
     "Quantize",
     "Recipe",
     "Rule",
+    "TensorReader",
     "Ternarize",
     "TersorError",
     "TersorWarning",
@@ -34,5 +37,6 @@ __all__ = [
     "compress",
     "inspect",
     "load",
+    "open",
     "save",
 ]

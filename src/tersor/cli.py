@@ -104,7 +104,9 @@ def _add_compress(commands: Any) -> None:
     )
     command.add_argument("input", help="checkpoint file or folder, or - for standard input")
     command.add_argument("-o", "--output", help=".tsr file, or - for standard output (default: input's name + .tsr)")
-    command.add_argument("--lossless", action="store_true", help="exact to the bit")
+    command.add_argument(
+        "--lossless", action="store_true", help="exact to the bit; sees what is compressed in disguise"
+    )
     command.add_argument("--bits", type=int, help="bits a weight: 1-16 uniform or fixed (default 8), 1-8 palettize (4)")
     command.add_argument(
         "--method",
@@ -121,7 +123,9 @@ def _add_compress(commands: Any) -> None:
     )
     command.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="not these tensors (repeat)")
     command.add_argument("--recipe", metavar="FILE", help="YAML or JSON recipe instead of the options above")
-    command.add_argument("--coder", choices=["auto", "raw", "rans", "adaptive", "huffman"], default="auto")
+    command.add_argument(
+        "--coder", choices=["auto", "raw", "rans", "register", "buckets", "adaptive", "huffman"], default="auto"
+    )
     command.add_argument("--profile", choices=["small", "fast"], default="small", help="smallest file or fast decoding")
     command.add_argument("--threads", type=int, metavar="N", help="default: one a CPU; the file does not depend on it")
     command.add_argument("--force", action="store_true", help="replace an output that exists")

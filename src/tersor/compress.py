@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from tersor.coding import CodingConfig
 from tersor.container.writer import Entry, Summary, write_tsr
+from tersor.disguise import Duplicates
+from tersor.ends import find_ends
 from tersor.errors import TersorWarning, UsageError
 from tersor.interop import Checkpoint, Grid, TensorInfo, from_state_dict, open_checkpoint
 from tersor.model import CompressedModel
@@ -112,7 +114,7 @@ def source_bytes(model: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str
 class _Job:
     """One tensor to represent: from its value, from the source's own grid, or done already (shared codebooks).
 
-    None of the three for a tied tensor.
+    None of the three for a tied tensor, and for one that is a copy of the earlier tensor `copy_of`.
     """
 
     info: TensorInfo
@@ -120,6 +122,7 @@ class _Job:
     value: Tensor | None = None
     grid: Grid | None = None
     fitted: CompressedTensor | None = None
+    copy_of: str | None = None
 
     @property
     def source_bytes(self) -> int:
@@ -136,7 +139,8 @@ def compressed_entries(
 
     A tensor that the source stores on a grid of its own (`Checkpoint.read_grid`) keeps that grid, exactly, where it is
     to be lossless or quantized uniformly to as many bits as the grid has, or more, and neither pruned nor shared:
-    more bits would cost more and lose more. Everything else works on the values.
+    more bits would cost more and lose more. Everything else works on the values. What is to be lossless and equals an
+    earlier such tensor is an entry that says so.
     A tensor with NaN or infinite values that a lossy technique was meant for stays lossless, with a TersorWarning.
     """
     infos = checkpoint.info.tensors
@@ -156,6 +160,7 @@ def compressed_entries(
 
 def _jobs(checkpoint: Checkpoint, plan: dict[str, Treatment]) -> Iterator[_Job]:
     shared: dict[str, CompressedTensor] = {}
+    duplicates = Duplicates()
     for info in checkpoint.info.tensors:
         treatment = plan[info.name]
         if info.tied_to is not None:
@@ -166,14 +171,21 @@ def _jobs(checkpoint: Checkpoint, plan: dict[str, Treatment]) -> Iterator[_Job]:
         if info.name in shared:
             yield _Job(info, treatment, fitted=shared.pop(info.name))
         else:
-            yield _job(checkpoint, info, treatment)  # which keeps nothing of it alive, as a variable here would
+            yield _job(
+                checkpoint, info, treatment, duplicates
+            )  # which keeps nothing of it alive, as a variable here would
 
 
-def _job(checkpoint: Checkpoint, info: TensorInfo, treatment: Treatment) -> _Job:
+def _job(checkpoint: Checkpoint, info: TensorInfo, treatment: Treatment, duplicates: Duplicates) -> _Job:
     grid = _kept_grid(checkpoint, info.name, treatment)
     if grid is not None:
         return _Job(info, treatment, grid=grid)
-    return _Job(info, treatment, value=checkpoint.read(info.name))
+    value = checkpoint.read(info.name)
+    if isinstance(treatment.representation, Lossless) and not _prunes(treatment.prune):
+        earlier = duplicates.find(info.name, value, checkpoint.read)
+        if earlier is not None:
+            return _Job(info, treatment, copy_of=earlier)
+    return _Job(info, treatment, value=value)
 
 
 def _kept_grid(checkpoint: Checkpoint, name: str, treatment: Treatment) -> Grid | None:
@@ -205,6 +217,8 @@ def _fit(job: _Job) -> tuple[Entry, int]:
     info = job.info
     if info.tied_to is not None:
         return Entry(info.name, None, info.tied_to, info.note), 0
+    if job.copy_of is not None:
+        return Entry(info.name, None, job.copy_of, info.note, copied=True), info.nbytes
     tensor = job.fitted
     if job.grid is not None:
         tensor = _on_grid(info, job.grid)
@@ -214,8 +228,19 @@ def _fit(job: _Job) -> tuple[Entry, int]:
 
 
 def _on_grid(info: TensorInfo, grid: Grid) -> Uniform:
-    shape = torch.Size(info.shape)
-    return Uniform(shape, info.dtype, None, grid.bits, grid.codes, grid.scale, None, grid.group_size, grid.offset)
+    return Uniform(
+        torch.Size(info.shape),
+        info.dtype,
+        None,
+        grid.bits,
+        grid.codes,
+        grid.scale,
+        None,
+        grid.group_size,
+        grid.offset,
+        False,
+        *(find_ends(grid.scale, grid.offset, grid.bits) or (None, None)),
+    )
 
 
 def represent(

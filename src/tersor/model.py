@@ -30,5 +30,9 @@ class CompressedModel:
         """All tensors, dequantized. Tied tensors share memory."""
         out: dict[str, Tensor] = {}
         for entry in self.entries:
-            out[entry.name] = out[entry.tied_to or ""] if entry.tensor is None else entry.tensor.dequantize()
+            if entry.tensor is not None:
+                out[entry.name] = entry.tensor.dequantize()
+            else:
+                source = out[entry.tied_to or ""]
+                out[entry.name] = source.clone() if entry.copied else source
         return out

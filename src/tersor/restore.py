@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import IO
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tersor.container.dtypes import empty_words, from_words, to_words, wire_type
+from tersor.container.index import Index
+from tersor.container.memory import allocate
 from tersor.container.reader import Reader
-from tersor.errors import MismatchError
+from tersor.container.values import check_chunks, fill
+from tersor.destinations import Destinations, given_destinations, module_destinations
+from tersor.errors import CorruptFileError, UsageError
 from tersor.interop import Checkpoint, CheckpointInfo, TensorInfo, write_checkpoint
 from tersor.parallel import ordered_map, thread_pool
+
+_BATCH = 64 << 20
 
 
 class RestoredCheckpoint(Checkpoint):
@@ -29,19 +37,9 @@ class RestoredCheckpoint(Checkpoint):
         except BaseException:
             reader.close()
             raise
-        entries = reader.index.tensors
-        tensors = tuple(
-            TensorInfo(
-                entry.name,
-                tuple(entry.common.shape),
-                entry.common.dtype,
-                None if entry.tied_to is None else entries[entry.tied_to].name,
-                entry.note,
-            )
-            for entry in entries
-        )
+        tensors = tensor_infos(reader.index)
         self.info = CheckpointInfo(reader.index.source, tensors, attachments)
-        self._own = [info.name for info in tensors if info.tied_to is None]
+        self._own = [entry.name for entry in reader.index.tensors if entry.tied_to is None]
         self._turn = 0
         self._ahead = self._decode_ahead(executor)
 
@@ -57,7 +55,7 @@ class RestoredCheckpoint(Checkpoint):
         )
 
     def read(self, name: str) -> Tensor:
-        """See `Checkpoint.read`. A tied tensor is decoded anew for each of its names."""
+        """See `Checkpoint.read`. A tied or copied tensor is decoded anew for each of its names."""
         if self._turn < len(self._own) and self._own[self._turn] == name:
             self._turn += 1
             return next(self._ahead)[1]
@@ -94,57 +92,118 @@ def decompress_file(
         write_checkpoint(found, target, format, force=force)
 
 
+def tensor_infos(index: Index) -> tuple[TensorInfo, ...]:
+    """What the index of a .tsr file says of its tensors, in order."""
+    entries = index.tensors
+    return tuple(
+        TensorInfo(
+            entry.name,
+            tuple(entry.common.shape),
+            entry.common.dtype,
+            None if entry.tied_to is None or entry.copied else entries[entry.tied_to].name,
+            entry.note,
+        )
+        for entry in entries
+    )
+
+
 def load(
     path: str | os.PathLike[str] | IO[bytes],
     *,
     into: nn.Module | None = None,
+    out: Mapping[str, Tensor] | None = None,
     threads: int | None = None,
     max_bytes: int | None = None,
 ) -> dict[str, Tensor]:
     """The state_dict that a .tsr file holds; every chunk is checked.
 
     into: a module that is filled in place, in its own dtypes and on its own devices. Its parameters and buffers
-        must be the file's tensors: MismatchError names every one that is missing, unexpected or of another shape,
-        before anything is changed.
+        must be the file's tensors: MismatchError names every one that is missing, unexpected or of another shape.
+    out: tensors that are filled in place and returned (say, those of an earlier `load`): the file's names, shapes
+        and dtypes, contiguous, on the CPU, without overlaps; else a MismatchError names them.
     max_bytes: refuses files whose tensors take more (LimitError).
     threads: None for one a CPU.
     Raises InputError for an unreadable path, CorruptFileError for a damaged file. Tied tensors share memory.
+
+    With `into` or `out`, what is returned are their tensors. Nothing is changed before everything fits and the
+    checksums of all chunks hold; only a file made to deceive can fail later, and the error says so. Tensors of the
+    file's dtype, contiguous and on the CPU, are decoded in their own memory; others through a copy.
     """
-    with (
-        thread_pool(threads) as executor,
-        RestoredCheckpoint(Reader(path, max_bytes=max_bytes), executor) as found,
-    ):
-        slots = None if into is None else into.state_dict(keep_vars=True)
-        if slots is not None:
-            _check_fit(found, slots)
-        out: dict[str, Tensor] = {}
-        for info in found.info.tensors:
-            out[info.name] = out[info.tied_to] if info.tied_to is not None else found.read(info.name)
-        if slots is not None:
-            with torch.no_grad():
-                for name, value in out.items():
-                    slots[name].copy_(value)
-        return out
+    if into is not None and out is not None:
+        raise UsageError("load takes `into` or `out`, not both")
+    with thread_pool(threads) as executor, Reader(path, max_bytes=max_bytes) as reader:
+        infos = tensor_infos(reader.index)
+        if into is not None:
+            targets, what = module_destinations(infos, into), "the module"
+        elif out is not None:
+            targets, what = given_destinations(infos, out), "the given tensors"
+        else:
+            return _load_new(reader, infos, executor)
+        check_chunks(reader, executor)
+        try:
+            _load_into(reader, infos, targets, executor)
+        except CorruptFileError as error:
+            error.args = (f"{error}; {what} may be overwritten in part", *error.args[1:])
+            raise
+        return {info.name: targets.tensors[info.name] for info in infos}
 
 
-def _check_fit(found: Checkpoint, slots: dict[str, Tensor]) -> None:
-    """MismatchError that names every tensor that does not fit."""
-    given = {info.name: info.shape for info in found.info.tensors}
-    wanted = {name: tuple(value.shape) for name, value in slots.items() if isinstance(value, Tensor)}
-    lines = []
-    missing = sorted(set(wanted) - set(given))
-    unexpected = sorted(set(given) - set(wanted))
-    wrong = [
-        f"{name} (module {wanted[name]}, file {given[name]})"
-        for name in sorted(set(given) & set(wanted))
-        if given[name] != wanted[name]
-    ]
-    for what, names in (
-        ("missing in the file", missing),
-        ("unexpected in the file", unexpected),
-        ("shape", wrong),
-    ):
-        if names:
-            lines.append(f"{what}: {', '.join(names)}")
-    if lines:
-        raise MismatchError("the file does not fit the module; nothing was changed. " + "; ".join(lines))
+def _load_new(reader: Reader, infos: Sequence[TensorInfo], executor: Executor | None) -> dict[str, Tensor]:
+    own = _decoded(reader, infos, [position for position, info in enumerate(infos) if info.tied_to is None], executor)
+    return {info.name: own[info.tied_to or info.name] for info in infos}
+
+
+def _load_into(reader: Reader, infos: Sequence[TensorInfo], targets: Destinations, executor: Executor | None) -> None:
+    """Decodes what can be in place, then the others in batches that are copied."""
+    own = [position for position, info in enumerate(infos) if info.tied_to is None]
+    direct = {position for position in own if infos[position].name in targets.direct}
+    in_place = {position: targets.tensors[infos[position].name] for position in direct}
+    fill(reader, {position: _words(infos[position], tensor) for position, tensor in in_place.items()}, executor)
+    ties: dict[str, list[str]] = {}
+    for info in infos:
+        if info.tied_to is not None:
+            ties.setdefault(info.tied_to, []).append(info.name)
+    for batch in _batches([position for position in own if position not in direct], infos):
+        for name, value in _decoded(reader, infos, batch, executor).items():
+            for copy in (name, *ties.pop(name, [])):
+                targets.tensors[copy].copy_(value)
+    for position, value in in_place.items():
+        for copy in ties.get(infos[position].name, []):
+            if targets.tensors[copy].data_ptr() != value.data_ptr():
+                targets.tensors[copy].copy_(value)
+    for tensor in in_place.values():
+        if not tensor.is_inference():
+            torch.autograd.graph.increment_version(tensor)  # autograd must see that it changed
+
+
+def _decoded(
+    reader: Reader, infos: Sequence[TensorInfo], positions: Sequence[int], executor: Executor | None
+) -> dict[str, Tensor]:
+    """New tensors by name."""
+    reader.check_memory(positions)
+    own = [infos[position] for position in positions]
+    rows = [wire_type(info.dtype, info.name) for info in own]
+    words = allocate([(torch.Size(info.shape).numel(), row) for info, row in zip(own, rows, strict=True)])
+    fill(reader, dict(zip(positions, words, strict=True)), executor)
+    found = zip(own, words, rows, strict=True)
+    return {info.name: from_words(values, row, info.shape) for info, values, row in found}
+
+
+def _words(info: TensorInfo, tensor: Tensor) -> np.ndarray:
+    """The memory of a contiguous tensor."""
+    row = wire_type(info.dtype, info.name)
+    return to_words(tensor, row) if tensor.numel() else empty_words(0, row)
+
+
+def _batches(positions: Sequence[int], infos: Sequence[TensorInfo]) -> Iterator[list[int]]:
+    """Runs of positions of at most _BATCH bytes each, or of one tensor."""
+    batch: list[int] = []
+    size = 0
+    for position in positions:
+        if batch and size + infos[position].nbytes > _BATCH:
+            yield batch
+            batch, size = [], 0
+        batch.append(position)
+        size += infos[position].nbytes
+    if batch:
+        yield batch

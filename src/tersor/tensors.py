@@ -1,8 +1,8 @@
 """CompressedTensor: the one type that stages hand to each other, and that a .tsr file holds.
 
-A small closed set of frozen dataclasses: `Dense`, `Uniform`, `Codebook`, `Binary`, `Ternary`. Each knows the
-shape and dtype of the tensor it stands for, owns an optional sparsity mask, and gives the tensor back with
-`dequantize()`.
+A small closed set of frozen dataclasses: `Dense`, `Uniform`, `Codebook`, `Binary`, `Ternary`; and two that hold one of
+those: `Patched`, `SignedZeros`. Each knows the shape and dtype of the tensor it stands for, owns an optional sparsity
+mask, and gives the tensor back with `dequantize()`.
 
 Legend: O output channels (rows), N weights a row (see `layers.matrix_shape`), G groups a row, T codebooks,
 K centroids.
@@ -54,18 +54,35 @@ class CompressedTensor(ABC):
         """
         rows, length = matrix_shape(self.shape)
         result = torch.empty((rows, length), dtype=self.dtype)
+        codes = self.per_weight.reshape(rows, length)
         mask = None if self.mask is None else self.mask.reshape(rows, length)
-        largest = min(torch.finfo(self.dtype).max, torch.finfo(torch.float32).max)
         for row, column in _blocks(rows, length):
-            values = self._values(row, column).clamp_(-largest, largest)
-            if mask is not None:
-                values.masked_fill_(~mask[row, column], 0.0)
-            result[row, column] = values.to(self.dtype)
+            kept = None if mask is None else mask[row, column]
+            result[row, column] = self.dequantize_block(codes[row, column], kept, row, column)
         return result.reshape(self.shape)
 
+    def dequantize_block(self, codes: Tensor, mask: Tensor | None, row: slice, column: slice) -> Tensor:
+        """A block of the (O, N) matrix that `dequantize` gives.
+
+        codes: what `per_weight` holds of the block, (rows, columns). mask: bool alike, or None.
+        row, column: where the block lies, both with start and stop: whole rows, or part of one.
+        Nothing of `self` is used but `shape`, `dtype` and what weights share (steps, centroids), so that the codes of
+        a whole tensor need never be in memory.
+        """
+        largest = min(torch.finfo(self.dtype).max, torch.finfo(torch.float32).max)
+        values = self._values(codes, row, column).clamp_(-largest, largest)
+        if mask is not None:
+            values.masked_fill_(~mask, 0.0)
+        return values.to(self.dtype)
+
+    @property
     @abstractmethod
-    def _values(self, row: slice, column: slice) -> Tensor:
-        """Values of a block of the (O, N) matrix: a new float32 tensor, anything at masked positions."""
+    def per_weight(self) -> Tensor:
+        """What is stored of each weight, of shape `shape`: its value, code or sign."""
+
+    @abstractmethod
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
+        """Values of the block (`row`, `column`): a new float32 tensor, anything at masked positions."""
 
     @property
     def numel(self) -> int:
@@ -75,7 +92,10 @@ class CompressedTensor(ABC):
 
 @dataclass(frozen=True)
 class Dense(CompressedTensor):
-    """The values themselves: exact if `values.dtype == dtype`, else low-precision floats (fp16, bf16, fp8)."""
+    """The values themselves: exact if `values.dtype == dtype`, else in a dtype that takes less room.
+
+    That is a narrower float (fp16, bf16, fp8), or an integer: the numbers of a float tensor that are whole.
+    """
 
     kind: ClassVar[str] = "dense"
 
@@ -83,19 +103,23 @@ class Dense(CompressedTensor):
 
     def dequantize(self) -> Tensor:
         """As in the base class; an exact and unmasked one returns `values` itself, not a copy."""
-        exact = self.values.dtype == self.dtype
-        if not exact:
-            return super().dequantize()
-        if self.mask is None:
+        if self.values.dtype == self.dtype and self.mask is None:
             return self.values
-        values = self.values.clone(memory_format=torch.contiguous_format)
-        # A string of zero bytes is zero in every dtype, those included that torch cannot compute with.
-        octets = values.reshape(-1).view(torch.uint8).view(values.numel(), values.element_size())
-        octets.masked_fill_(~self.mask.reshape(-1, 1), 0)
-        return values
+        return super().dequantize()
 
-    def _values(self, row: slice, column: slice) -> Tensor:
-        return self.values.reshape(matrix_shape(self.shape))[row, column].to(torch.float32, copy=True)
+    def dequantize_block(self, codes: Tensor, mask: Tensor | None, row: slice, column: slice) -> Tensor:
+        """As in the base class; exact values and integers are not taken for float32 in between."""
+        if codes.dtype != self.dtype and codes.dtype.is_floating_point:
+            return super().dequantize_block(codes, mask, row, column)
+        return _cleared(codes.to(self.dtype, copy=True, memory_format=torch.contiguous_format), mask)
+
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.values
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
+        return codes.to(torch.float32, copy=True)
 
 
 @dataclass(frozen=True)
@@ -111,6 +135,11 @@ class Uniform(CompressedTensor):
            as the formats do that store such grids.
     group_size: weights of a row that share a step; N (the row's length) for one step a row, 0 for one step a
            tensor. The last group of a row may be shorter: G = ceil(N / group_size).
+    signed_zero: codes are one's complements, so that each sign of zero has one: a code q < 0 stands for -(~q * scale),
+           ~q = -q - 1, which is -0.0 for -1. Excludes `zero` and `offset`.
+    high, low: bfloat16 like `scale`: the extremes of which `scale` and `offset` are made (see `ends.steps_of_ends`; no
+           `low` without `offset`), or None where that is not known. They do not change the weights; a file stores them
+           in place of the steps.
     """
 
     kind: ClassVar[str] = "uniform"
@@ -121,14 +150,26 @@ class Uniform(CompressedTensor):
     zero: Tensor | None
     group_size: int
     offset: Tensor | None = None
+    signed_zero: bool = False
+    high: Tensor | None = None
+    low: Tensor | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.zero is not None and self.offset is not None:
-            raise ValueError("a grid has a zero point or an offset, not both")
+        if (self.zero is not None) + (self.offset is not None) + self.signed_zero > 1:
+            raise ValueError("a grid has a zero point, an offset or signed zeros, not two of them")
 
-    def _values(self, row: slice, column: slice) -> Tensor:
-        q = self.codes.reshape(matrix_shape(self.shape))[row, column].to(torch.float32)
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.codes
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
+        if self.signed_zero:
+            magnitudes = torch.where(codes < 0, ~codes, codes).to(torch.float32)
+            magnitudes *= self._of_each_weight(self.scale, row, column)
+            return torch.where(codes < 0, -magnitudes, magnitudes)
+        q = codes.to(torch.float32)
         if self.zero is not None:
             q -= self._of_each_weight(self.zero, row, column).to(torch.float32)
         elif self.offset is not None:
@@ -153,8 +194,9 @@ class Codebook(CompressedTensor):
     """Weights that share K values (k-means clustering; Han et al. 2016, Deep Compression, section 3).
 
     codes:    uint8, shape `shape`, in [0, K), K <= 2^bits.
-    codebook: float32 (T, K), each row ascending. Rows of the weight are split into T runs of ceil(O / T)
-              rows; run t uses codebook t. T = 1 is one codebook a layer.
+    codebook: (T, K), each row ascending, float32 or of the tensor's own dtype, complex numbers excepted; then its
+              values come back bit by bit (NaN and infinity, integers). Rows of the weight are split into T runs of
+              ceil(O / T) rows; run t uses codebook t. T = 1 is one codebook a layer.
     """
 
     kind: ClassVar[str] = "codebook"
@@ -163,15 +205,30 @@ class Codebook(CompressedTensor):
     codes: Tensor
     codebook: Tensor
 
-    def _values(self, row: slice, column: slice) -> Tensor:
-        rows, length = matrix_shape(self.shape)
-        tables, centroids = self.codebook.shape
-        places = self.codes.reshape(rows, length)[row, column].to(torch.int32)
+    def dequantize_block(self, codes: Tensor, mask: Tensor | None, row: slice, column: slice) -> Tensor:
+        """As in the base class; a codebook of the tensor's own dtype gives its values as they are."""
+        if self.codebook.dtype != self.dtype:
+            return super().dequantize_block(codes, mask, row, column)
+        words = self._look_up(self.codebook.view(word_dtype(self.dtype)), codes, row)
+        return _cleared(words.view(self.dtype), mask)
+
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.codes
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
+        return self._look_up(self.codebook, codes, row)
+
+    def _look_up(self, book: Tensor, codes: Tensor, row: slice) -> Tensor:
+        """Entries of `book` (T, K) for the codes of a block."""
+        tables, centroids = book.shape
+        places = codes.to(torch.int32)
         if tables > 1:
-            run = -(-rows // tables)
+            run = -(-matrix_shape(self.shape)[0] // tables)
             first = torch.arange(row.start, row.stop, dtype=torch.int32) // run * centroids
             places += first[:, None]
-        return self.codebook.reshape(-1).index_select(0, places.reshape(-1)).reshape(places.shape)
+        return book.reshape(-1).index_select(0, places.reshape(-1)).reshape(places.shape)
 
 
 @dataclass(frozen=True)
@@ -187,10 +244,14 @@ class Binary(CompressedTensor):
     signs: Tensor
     scale: Tensor
 
-    def _values(self, row: slice, column: slice) -> Tensor:
-        signs = self.signs.reshape(matrix_shape(self.shape))[row, column]
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.signs
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
         scale = _of_rows(self.scale, row)
-        return torch.where(signs, scale, -scale)
+        return torch.where(codes, scale, -scale)
 
 
 @dataclass(frozen=True)
@@ -206,9 +267,97 @@ class Ternary(CompressedTensor):
     codes: Tensor
     scale: Tensor
 
-    def _values(self, row: slice, column: slice) -> Tensor:
-        codes = self.codes.reshape(matrix_shape(self.shape))[row, column]
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.codes
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
         return codes.to(torch.float32).mul_(_of_rows(self.scale, row))
+
+
+@dataclass(frozen=True)
+class Patched(CompressedTensor):
+    """Another representation, with exact values where it does not hold. `mask` is that of `base`.
+
+    base:   of the same shape and dtype; whatever it gives for the patched runs is ignored.
+    run:    weights of a run; divides the number of weights. Run p is the weights p * run to (p + 1) * run in C order.
+    places: int64 (P,), ascending: the runs that are patched, P > 0.
+    values: (P, run) of `dtype`: their weights.
+    """
+
+    kind: ClassVar[str] = "patched"
+
+    base: CompressedTensor
+    run: int
+    places: Tensor
+    values: Tensor
+
+    def dequantize_block(self, codes: Tensor, mask: Tensor | None, row: slice, column: slice) -> Tensor:
+        """As in the base class; patched weights are exact to the bit."""
+        result = self.base.dequantize_block(codes, mask, row, column).contiguous()
+        begin = row.start * matrix_shape(self.shape)[1] + column.start
+        first, last = torch.searchsorted(
+            self.places, torch.tensor([begin // self.run, -(-(begin + result.numel()) // self.run)])
+        ).tolist()
+        weights = (self.places[first:last, None] * self.run + torch.arange(self.run) - begin).reshape(-1)
+        inside = (weights >= 0) & (weights < result.numel())
+        words = word_dtype(self.dtype)
+        result.view(words).reshape(-1)[weights[inside]] = self.values[first:last].view(words).reshape(-1)[inside]
+        return result
+
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.base.per_weight
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
+        return self.dequantize_block(codes, None, row, column).to(torch.float32)
+
+
+@dataclass(frozen=True)
+class SignedZeros(CompressedTensor):
+    """A pruned representation whose pruned weights have signs: a mask that multiplies a negative weight leaves -0.0.
+
+    base:     of the same shape, dtype (a real float) and mask, which is not None.
+    negative: bool (Z,): for each pruned weight, in C order, whether it is -0.0.
+    """
+
+    kind: ClassVar[str] = "signed zeros"
+
+    base: CompressedTensor
+    negative: Tensor
+
+    def dequantize(self) -> Tensor:
+        """As in the base class, pruned weights +0.0 or -0.0."""
+        assert self.base.mask is not None
+        result = self.base.dequantize()
+        octets = result.reshape(-1).view(torch.uint8).reshape(-1, self.dtype.itemsize)
+        places = (~self.base.mask).reshape(-1).nonzero().reshape(-1)
+        octets[places, self.dtype.itemsize - 1] = self.negative.to(torch.uint8) << 7
+        return result
+
+    @property
+    def per_weight(self) -> Tensor:
+        """See the base class."""
+        return self.base.per_weight
+
+    def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
+        raise NotImplementedError("which signs are those of a block depends on all zeros before it")
+
+
+def word_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The integer dtype of the size of `dtype` (1, 2, 4 or 8 bytes) that torch can index and compare."""
+    return {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+
+
+def _cleared(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Contiguous `values`, zeroed in place where `mask` is False."""
+    if mask is not None:
+        # A string of zero bytes is zero in every dtype, those included that torch cannot compute with.
+        octets = values.reshape(-1).view(torch.uint8).view(values.numel(), values.element_size())
+        octets.masked_fill_(~mask.reshape(-1, 1), 0)
+    return values
 
 
 def _of_rows(scale: Tensor, row: slice) -> Tensor:

@@ -35,7 +35,7 @@ def test_any_bits_of_any_kind_come_back(data):
     words = data.draw(hnp.arrays(data.draw(st.sampled_from(WORDS)), st.integers(0, 200)))
     kind = data.draw(st.sampled_from(["float", "signed", "unsigned"]))
     config = CodingConfig(
-        data.draw(st.sampled_from(["auto", "raw", "rans", "huffman", "adaptive"])),
+        data.draw(st.sampled_from(["auto", "raw", "rans", "huffman", "register", "adaptive"])),
         data.draw(st.sampled_from(["small", "fast"])),
     )
     _, blob = round_trip(words, kind, config)
@@ -77,7 +77,7 @@ def test_special_floats_keep_their_bits():
 )
 def test_weights_shrink(words, least):
     method, blob = round_trip(words, "float")
-    assert method == Method.PLANES and len(blob) < (1 - least) * words.nbytes
+    assert method == Method.FLOATS and len(blob) < (1 - least) * words.nbytes
 
 
 def test_bfloat16_values_in_float32_cost_half():
@@ -93,7 +93,7 @@ def test_float16_values_in_float32_cost_half():
     half[:5] = [6e-8, -0.0, np.inf, 65504, -6e-5]  # subnormals, signed zero, infinity
     _, narrow = round_trip(half.astype(np.float32).view(np.uint32), "float")
     _, alone = round_trip(half.view(np.uint16), "float")
-    assert len(narrow) == len(alone)
+    assert len(narrow) < 1.01 * len(alone)
 
 
 def test_one_value_that_is_no_float16_keeps_all_as_they_are():
@@ -137,9 +137,11 @@ def test_the_slow_coder_is_kept_for_planes_that_gain():
         length, rest = read_varint(memoryview(blob)[2:])
         return blob[1], rest[length]
 
-    assert tags(top << 8 | noise) == (Method.ADAPTIVE, Method.RAW)
+    slow = (Method.ADAPTIVE, Method.BUCKETS)
+    first, second = tags(top << 8 | noise)
+    assert first in slow and second == Method.RAW
     first, second = tags(top << 8 | barely)
-    assert first == Method.ADAPTIVE and second in (Method.RANS, Method.HUFFMAN)
+    assert first in slow and second in (Method.RANS, Method.HUFFMAN)
 
 
 def test_raw_leaves_the_state_as_it_was():

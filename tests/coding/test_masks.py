@@ -29,7 +29,7 @@ def round_trip(mask, geometry, config):
 
 @given(
     mask=hnp.arrays(np.bool_, st.integers(0, 600)),
-    coder=st.sampled_from(["auto", "raw", "rans", "huffman", "adaptive"]),
+    coder=st.sampled_from(["auto", "raw", "rans", "huffman", "register", "adaptive"]),
     profile=st.sampled_from(["small", "fast"]),
     kernel=st.sampled_from([1, 2, 9]),
 )

@@ -13,6 +13,9 @@ def test_numbers_on_disk_never_change():
         ("PLANES", 4),
         ("MASK_BITS", 5),
         ("MASK_RUNS", 6),
+        ("REGISTER", 10),
+        ("BUCKETS", 11),
+        ("FLOATS", 12),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import random
 from pathlib import Path
@@ -16,8 +17,9 @@ from tersor.container.checksum import ContentId, xxh3_64
 from tersor.container.reader import Reader
 from tersor.container.wire import ByteReader, ByteWriter
 from tersor.container.writer import Entry
+from tersor.ends import steps_of_ends
 from tersor.errors import CorruptFileError, InputError, LimitError, UnsupportedVersionError
-from tersor.tensors import Codebook, Ternary, Uniform
+from tersor.tensors import Codebook, Dense, Patched, SignedZeros, Ternary, Uniform
 from tests.container.test_roundtrip import dense, written
 
 
@@ -41,8 +43,26 @@ def sample() -> bytes:
         ),
         Entry("c.weight", Ternary(codes.shape, torch.float32, None, codes.sign(), torch.rand(1, 1))),
         Entry("d.weight", None, "a.weight"),
+        Entry("e.weight", patched(codes)),
+        Entry("f.weight", signed_zeros(mask)),
+        Entry("g.weight", None, "f.weight", copied=True),
     ]
     return written(entries, {"config.json": b'{"layers": 3}'}, source="torch")
+
+
+def patched(codes: torch.Tensor) -> Patched:
+    """A grid by ends with an offset, two runs of which are exact."""
+    rows, shape = len(codes), codes.shape
+    high, low = torch.ones(rows, 2, dtype=torch.bfloat16), torch.full((rows, 2), -0.5, dtype=torch.bfloat16)
+    scale, offset = steps_of_ends(high, low, 4)
+    base = Uniform(shape, torch.float32, None, 4, codes, scale, None, 10, offset, False, high, low)
+    return Patched(shape, torch.float32, None, base, 20, torch.tensor([2, 7]), torch.full((2, 20), torch.nan))
+
+
+def signed_zeros(mask: torch.Tensor) -> SignedZeros:
+    """A pruned tensor half of whose zeros are negative."""
+    base = Dense(mask.shape, torch.float32, mask, torch.ones(mask.shape, dtype=torch.int8))
+    return SignedZeros(mask.shape, torch.float32, mask, base, torch.arange(int((~mask).sum())) % 2 == 0)
 
 
 def forged(index: bytes, payload: bytes = b"", checksums: list[int] | None = None) -> bytes:
@@ -178,17 +198,56 @@ def test_codes_outside_of_their_codebook_are_rejected():
         read_all(forged(smaller, payload, sums))
 
 
-@pytest.mark.parametrize("start", ["zero", "offset"])
-def test_a_grid_with_a_zero_point_and_an_offset_is_rejected(start):
-    codes = torch.zeros(4, 35, dtype=torch.int8)
-    zero, offset = (torch.ones(4, 2, dtype=torch.int32), None) if start == "zero" else (None, torch.ones(4, 2))
-    tensor = Uniform(codes.shape, torch.float32, None, 4, codes, torch.ones(4, 2), zero, 19, offset)
+@pytest.mark.parametrize("places", [[3, 3], [5, 4], [12], [-1], [2**62, 2**62 + 1]])
+def test_patches_outside_of_their_tensor_are_rejected(places):
+    base = dense(torch.zeros(12, 20))
+    tensor = Patched(base.shape, base.dtype, None, base, 20, torch.tensor(places), torch.ones(len(places), 20))
+    with pytest.raises(CorruptFileError, match="a patch outside of its tensor"):
+        read_all(written([Entry("w", tensor)]))
+
+
+def test_signs_must_be_those_of_the_mask():
+    mask = torch.arange(240).reshape(12, 20) % 3 == 0
+    fewer = dataclasses.replace(signed_zeros(mask), negative=torch.ones(150, dtype=torch.bool))
+    with pytest.raises(CorruptFileError, match="signs of 150 zeros"):
+        read_all(written([Entry("w", fewer)]))
+
+
+def test_bases_have_no_bases():
+    codes = torch.zeros(12, 20, dtype=torch.int8)
+    base = patched(codes)
+    tensor = Patched(base.shape, base.dtype, None, base, 20, base.places, base.values)
+    with pytest.raises(CorruptFileError, match="a base of the kind 6"):
+        read_all(written([Entry("w", tensor)]))
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        Uniform(
+            torch.Size((4, 4)), torch.int32, None, 4, torch.zeros(4, 4, dtype=torch.int8), torch.ones(1, 1), None, 0
+        ),
+        Ternary(torch.Size((4, 4)), torch.bool, None, torch.zeros(4, 4, dtype=torch.int8), torch.ones(1, 1)),
+        Dense(torch.Size((4, 4)), torch.int32, None, torch.zeros(4, 4)),
+        Dense(torch.Size((4, 4)), torch.float32, None, torch.zeros(4, 4, dtype=torch.complex64)),
+        Codebook(torch.Size((4, 4)), torch.int32, None, 1, torch.zeros(4, 4, dtype=torch.uint8), torch.ones(1, 2)),
+    ],
+    ids=lambda tensor: f"{tensor.kind}-{tensor.dtype}",
+)
+def test_representations_that_cannot_be_of_their_dtype_are_rejected(tensor):
+    with pytest.raises(CorruptFileError, match="for a tensor of torch"):
+        read_all(written([Entry("w", tensor)]))
+
+
+def test_a_grid_with_a_zero_point_from_ends_is_rejected():
+    codes, zero = torch.zeros(4, 35, dtype=torch.int8), torch.ones(4, 2, dtype=torch.int32)
+    tensor = Uniform(codes.shape, torch.float32, None, 4, codes, torch.ones(4, 2), zero, 19)
     index, payload, sums = raw_index(written([Entry("w", tensor)]))
-    parameters = bytes([3 | 0x40 | (0x10 if start == "zero" else 0x80), 19])
+    parameters = bytes([3 | 0x40 | 0x10, 19])
     assert index.count(parameters) == 1  # flags and width, group size
-    both = index.replace(parameters, bytes([parameters[0] | 0x90, 19]))
-    with pytest.raises(CorruptFileError, match="unknown parameters 0xd3"):
-        read_all(forged(both, payload, sums))
+    other = index.replace(parameters, bytes([parameters[0] | 0x20, 19]))
+    with pytest.raises(CorruptFileError, match="unknown parameters 0x73"):
+        read_all(forged(other, payload, sums))
 
 
 @pytest.mark.parametrize("method", [layout.METHOD_TEXT, layout.METHOD_XZ])

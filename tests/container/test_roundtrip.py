@@ -34,9 +34,11 @@ def assert_same(got: CompressedTensor, want: CompressedTensor) -> None:
     assert type(got) is type(want)
     for field in dataclasses.fields(want):
         a, b = getattr(got, field.name), getattr(want, field.name)
-        if not isinstance(b, torch.Tensor):
+        if isinstance(b, CompressedTensor):
+            assert_same(a, b)
+        elif not isinstance(b, torch.Tensor):
             assert a == b, field.name
-        elif field.name in ("codes", "signs", "values") and want.mask is not None:
+        elif field.name in ("codes", "signs", "values") and want.mask is not None and b.shape == want.shape:
             assert same_bits(a[want.mask], b[want.mask]), field.name
         else:
             assert same_bits(a, b), field.name

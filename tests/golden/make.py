@@ -30,6 +30,7 @@ def model() -> CompressedModel:
     state["steps"] = torch.tensor(-7)
     state["flags"] = torch.tensor([True, False, True])
     state["empty"] = torch.zeros(0, 3)
+    state |= in_disguise(g)
     state["tied.weight"] = state["uniform.weight"]
     rules = {
         "uniform.weight": Quantize(bits=8),
@@ -50,6 +51,23 @@ def model() -> CompressedModel:
     return CompressedModel(
         compressed.entries, "torch", {"note": b"golden", "repeated": b"abc" * 6000}, compressed.original_bytes
     )
+
+
+def in_disguise(g: torch.Generator) -> dict[str, torch.Tensor]:
+    """Plain numbers that are recognised: as a patched grid, one by its ends, a codebook of integers and so on."""
+    rows = torch.round(torch.randn(20, 40, generator=g) * 40) * torch.rand(20, 1, generator=g)
+    rows[3, 4] = 0.123
+    groups = torch.randn(16, 64, generator=g).bfloat16().float().reshape(32, 32)
+    bottom, step = groups.amin(1, keepdim=True), (groups.amax(1, keepdim=True) - groups.amin(1, keepdim=True)) / 15
+    q = ((groups - bottom) / step + 0.5).floor().clamp(0, 15)
+    signs = torch.randn(30, 40, generator=g) * (torch.rand(30, 40, generator=g) < 0.3)
+    return {
+        "disguise.rows": rows,
+        "disguise.groups": (q * step.half().float() + bottom.half().float()).reshape(16, 64),
+        "disguise.signs": signs,
+        "disguise.copy": signs.clone(),
+        "disguise.integers": torch.tensor([-(10**9), 3, 10**12])[torch.randint(3, (200,), generator=g)],
+    }
 
 
 def main() -> None:

@@ -1,226 +1,288 @@
-"""Context-adaptive binary arithmetic coding: the twin of csrc/binary_arithmetic, adaptive_model and adaptive.
-
-One class does both directions: an encoder is given the decisions, a decoder the bytes.
-"""
+"""Context-mixing coding of weights: the twin of csrc/coding/{adaptive,tensor_head,weight_contexts,weight_model}."""
 
 from __future__ import annotations
 
-from math import exp
+from collections import namedtuple
+from math import isqrt, sqrt
 
 from tests.twins.bits import Corrupt
+from tests.twins.mixing import Coder, Counter, clamp, code_alone, code_mixed, mixer_weights
+from tests.twins.predictors import ONE, ColumnLeanings, Scales, Values, fixed_log2
 
-SIGMOID = [round(65536 / (1 + exp(-x / 2))) for x in range(-16, 17)]
-
-
-def squash(logit):
-    below, part = divmod(logit + 2048, 128)
-    return (SIGMOID[below] * (128 - part) + SIGMOID[below + 1] * part + 64) >> 7
+Place = namedtuple("Place", "row column channel position tap kind")
 
 
-def _stretch_table():
-    table, logit = [], -2047
-    for p in range(8, 65536, 16):
-        while logit < 2047 and squash(logit) < p:
-            logit += 1
-        table.append(logit)
-    return table
+def laplace_counters():
+    """Counters of (node, scale step) that sizes start from."""
+    counters = {}
+
+    def start(key, p):
+        counters[key] = Counter(int(clamp(p, 0.0005, 0.9995) * 65536.0), 20)
+
+    s = 0.01631703791171288
+    for step in range(128):
+        u = 2.0 * s / (1.0 + sqrt(1.0 + 4.0 * s * s))
+        power, half, tail, before = u, 1.0, u, 1.0
+        for n in range(16):
+            start(("up", n, "step", step), tail if n + 1 == likely_width(step) else power)
+            start(("down", n, "step", step), (before - tail) / (1.0 - tail))
+            for prefix, odds in ((1, power), (2, half), (3, half)):
+                start(("upper", n, prefix, step), odds / (1.0 + odds))
+            half, power, before = power, power * power, tail
+            tail *= power
+        s *= 1.0905077326652577
+    return counters
 
 
-STRETCH = _stretch_table()
-
-
-def bounded(probability):
-    return min(max(probability, 24), 65536 - 24)
-
-
-class Counter:
-    def __init__(self):
-        self.p = 1 << 21  # in 2^-22
-        self.seen = 0
-
-    def update(self, decision):
-        error = (2**22 - 1 if decision else 0) - self.p
-        self.p += error * (65536 // (self.seen + 2)) >> 16
-        self.seen = min(self.seen + 1, 1023)
+def likely_width(step):
+    return max(1, step // 8 - 5)
 
 
 class Model:
     """Counters and weights, made when first asked for."""
 
     def __init__(self):
-        self.counters = {}
-        self.weights = {}
+        self.counters = laplace_counters()
+        self.mixers = {}
+        self.scales = {}
+        self.values = {}
 
-    def counter(self, *key):
-        return self.counters.setdefault(key, Counter())
+    def counter(self, *key, start=None):
+        return self.counters.setdefault(key, Counter(start))
 
-    def code(self, coder, node, first, second, mixer, decision):
-        order0 = self.counter(node)
-        counters = [order0, self.counter(node, 1, first), self.counter(node, 2, second)]
-        for counter in counters:
-            if counter.seen == 0:
-                counter.p, counter.seen = order0.p, min(order0.seen, 6)
-        weights = self.weights.setdefault(mixer, [65536 // 3] * 3)
-        logits = [STRETCH[counter.p >> 10] for counter in counters]
-        mixed = sum(w * l for w, l in zip(weights, logits, strict=True)) >> 16
-        p = bounded(squash(min(max(mixed, -2047), 2047)))
-        decision = coder.code(decision, p)
-        error = 65536 * decision - p
-        for i in range(3):
-            step = logits[i] * error + 2**19 >> 20
-            weights[i] = min(max(weights[i] + step, -(2**18)), 2**18)
-        for counter in counters:
-            counter.update(decision)
-        return decision
-
-    def code_alone(self, coder, node, decision):
-        counter = self.counter(node)
-        decision = coder.code(decision, bounded(counter.p >> 6))
-        counter.update(decision)
-        return decision
-
-
-class Coder:
-    """A binary arithmetic coder; `data` is None when encoding."""
-
-    def __init__(self, data=None):
-        self.data = data
-        self.out = bytearray()
-        self.low, self.high = 0, 2**32 - 1
-        self.position = 0
-        self.value = 0
-        if data is not None:
-            for _ in range(4):
-                self._shift_in()
-
-    def _shift_in(self):
-        byte = self.data[self.position] if self.position < len(self.data) else 0
-        self.position += 1
-        self.value = self.value << 8 & 0xFFFFFFFF | byte
-
-    def code(self, decision, probability):
-        cut = self.low + ((self.high - self.low) * probability >> 16)
-        if self.data is not None:
-            decision = self.value <= cut
-        if decision:
-            self.high = cut
-        else:
-            self.low = cut + 1
-        while self.low >> 24 == self.high >> 24:
-            self.out.append(self.high >> 24)
-            self.low = self.low << 8 & 0xFFFFFFFF
-            self.high = self.high << 8 & 0xFFFFFFFF | 0xFF
-            if self.data is not None:
-                self._shift_in()
-        return bool(decision)
-
-    def finish(self):
-        if self.low:
-            self.out.append((self.low >> 24) + 1)
-        if self.data is not None and bytes(self.out) != self.data:
-            raise Corrupt("other bytes than an encoder writes")
-        return bytes(self.out)
+    def weights(self, count, *key):
+        return self.mixers.setdefault(key, mixer_weights(count))
 
 
 def level(total):
-    if total < 2:
+    if total < 4:
         return total
-    width = total.bit_length()
-    return min(2 * width - 2 + (total >> (width - 2) & 1), 31)
+    top = total.bit_length() - 1
+    return min(2 * top + (total >> (top - 1) & 1), 15)
 
 
-def neighbours(values, i, geometry):
-    """(left, left2, previous, up, up_left, up_right), 0 where the matrix ends."""
-    column = i % geometry.row_length
-
-    def at(j, there):
-        return values[j] if there else 0
-
-    up, above = i - geometry.row_length, i >= geometry.row_length
-    return (
-        at(i - 1, column >= 1),
-        at(i - 2, column >= 2),
-        at(i - geometry.kernel, column >= geometry.kernel),
-        at(up, above),
-        at(up - 1, above and column >= 1),
-        at(up + 1, above and column + 1 < geometry.row_length),
-    )
+def signed_level(log):
+    return clamp((log >> 10) + 8, 0, 15)
 
 
-class Scales:
-    """Running means of magnitudes in 2^-4: along the row, and of each column."""
+def sign(value):
+    return (value > 0) - (value < 0)
 
-    def __init__(self, columns):
-        self.row = 0
-        self.columns = [0] * columns
 
-    def contexts(self, column, near):
-        left, left2, previous, up, _, _ = (abs(x) for x in near)
-        return (
-            level(self.row // 2 + 4 * left + 2 * left2),
-            level(self.columns[column] // 2 + 4 * up + 4 * previous),
+class Walk:
+    """Codes the values of one tensor, in [least, most], where `kept`."""
+
+    def __init__(self, coder, model, geometry, least, most, spiked):
+        self.coder, self.model, self.geometry = coder, model, geometry
+        self.least, self.most, self.spiked = least, most, spiked
+        self.values, self.sizes = [], []
+        width = isqrt(geometry.kernel)
+        self.width = width if width > 1 and width * width == geometry.kernel and width <= 16 else 0
+        self.scales = Scales(model.scales, geometry, self.width)
+        self.predictor = Values(model.values)
+        self.leanings = ColumnLeanings()
+
+    def place(self):
+        row, column = divmod(len(self.values), self.geometry.row_length)
+        channel, position = divmod(column, self.geometry.kernel)
+        kernel = self.geometry.kernel
+        kind = 0 if kernel == 1 else 1 if self.geometry.columns == 1 else 2 if kernel <= 9 else 3
+        return Place(row, column, channel, position, min(position, 24), kind)
+
+    def skip(self):
+        self.values.append(0)
+        self.sizes.append(0)
+
+    def around(self, items, place):
+        """What lies around the next of `items`, 0 where the matrix ends."""
+        i, length, kernel = len(items), self.geometry.row_length, self.geometry.kernel
+
+        def at(back, there):
+            return items[i - back] if there else 0
+
+        return {
+            "left": at(1, place.column >= 1),
+            "left2": at(2, place.column >= 2),
+            "up": at(length, place.row >= 1),
+            "up2": at(2 * length, place.row >= 2),
+            "up_left": at(length + 1, place.row >= 1 and place.column >= 1),
+            "up_right": at(length - 1, place.row >= 1 and place.column + 1 < length),
+            "previous": at(kernel, kernel > 1 and place.channel >= 1),
+            "above": at(self.width, 0 < self.width <= place.position),
+            "kernel": sum(items[i - place.position : i]),
+        }
+
+    def code(self, value):
+        place, kernel = self.place(), self.geometry.kernel
+        predicted = self.predictor.predict(place, self.values[: -place.tap - 1 : -1]) if kernel > 1 else 0
+        near = self.around(self.sizes, place)
+        log, mean = self.scales.predict(place, near)
+        centre = 0 if self.spiked else clamp(predicted + 128 >> 8, self.least, self.most)
+        residual = self.residual(place, near, log, predicted - 256 * centre, centre, value - centre)
+        value = residual + centre
+        self.scales.learn(mean, abs(residual))
+        if kernel > 1:
+            self.predictor.learn(value, mean)
+        else:
+            self.leanings.learn(place.column, value)
+        self.values.append(value)
+        self.sizes.append(abs(residual))
+        if not self.least <= value <= self.most:
+            raise Corrupt("a value out of range")
+        return value
+
+    def residual(self, place, near, log, fraction, centre, residual):
+        least, most = self.least - centre, self.most - centre
+        if max(most, -least) == 0:
+            return 0
+        size = self.size(place, near, log, fraction, max(most, -least), abs(residual))
+        if size == 0:
+            return 0
+        if size > most or size > -least:
+            return size if size <= most else -size
+        return -size if self.negative(place, log, fraction, size, residual < 0) else size
+
+    def size(self, place, near, log, fraction, most, size):
+        model, step = self.model, clamp(log + 6 * ONE >> 9, 0, 127)
+        around = sum(near[key] for key in ("left", "left2", "up", "previous", "up_left", "up_right"))
+        factors = signed_level(self.scales.row.log), signed_level(self.scales.columns[place.column].log)
+        if place.kind == 0:
+            lean = 12 + level(near["left"] + near["left2"])
+            close = "cross", min(level(near["left"]), 7), min(level(near["up"]), 7)
+        else:
+            ratio = fixed_log2(abs(fraction) + 1) - 8 * ONE - log
+            lean = clamp(ratio + 3 * ONE >> 11, 0, 11) if fraction else 0
+            close = "kernel", place.kind, level(near["kernel"])
+        contexts = (
+            ("step", step),
+            ("lean", lean, step >> 2),
+            ("around", level(around), place.tap),
+            ("factors", factors, step >> 4),
+            (*close, step >> 3),
         )
 
-    def update(self, column, value):
-        now = 16 * abs(value)
-        self.row += now // 16 - self.row // 16
-        self.columns[column] += now // 8 - self.columns[column] // 8
+        def mixed(way, width, decision):
+            counters = [model.counter(way, width, *context) for context in contexts]
+            return code_mixed(self.coder, counters, model.weights(5, way, width, place.kind), decision)
+
+        width, actual, last = likely_width(step), size.bit_length(), most.bit_length()
+        width = min(width, last)
+        if mixed("up", width - 1, actual >= width):
+            while width < last and mixed("up", width, actual > width):
+                width += 1
+        else:
+            width -= 1
+            while width > 0 and not mixed("down", width, actual == width):
+                width -= 1
+        if width == 0:
+            return 0
+        top = width - 1
+        prefix = 1
+        for bit in reversed(range(top)):
+            middle = 2 * prefix + 1 << bit
+            if prefix < 4:
+                counter = model.counter("upper", top, prefix, step)
+            elif middle < 256:
+                counter = model.counter("lower", middle, start=2**15)
+            else:
+                counter = model.counter("lower", top, bit, start=2**15)
+            if counter.seen == 0:
+                counter.seen = 20
+            prefix = 2 * prefix + code_alone(self.coder, counter, size >> bit & 1)
+        return prefix
+
+    def negative(self, place, log, fraction, size, decision):
+        model = self.model
+        ratio = fixed_log2(abs(fraction) + 1) - 8 * ONE - log
+        lean = 1 + clamp(ratio + 4 * ONE >> 10, 0, 22) if fraction else 0
+        relative = clamp(fixed_log2(size) - log + 2 * ONE >> 11, 0, 7)
+        near = self.around(self.values, place)
+        signs = tuple(sign(near[key]) for key in ("left", "up", "previous", "above"))
+        counters = [
+            model.counter("sign", lean, fraction < 0, relative, start=2**15),
+            model.counter("signs", signs, place.kind),
+            model.counter("sign of size", min(size, 255)),
+        ]
+        if place.kind == 0:
+            column = self.leanings.level(place.column)
+            counters.append(model.counter("sign in column", column, min(size.bit_length(), 4)))
+        else:
+            counters.append(model.counter("sign at", place.tap, lean, fraction < 0))
+        return code_mixed(self.coder, counters, model.weights(4, "sign", place.kind), decision)
 
 
-def _side(value):
-    return 0 if value == 0 else 1 if value > 0 else 2
-
-
-def code_signed(coder, model, near, first, second, bits, value):
-    if model.code(coder, "zero", first, second, "zero", value == 0):
-        return 0
-    sides, rows = 3 * _side(near[0]) + _side(near[2]), 3 * _side(near[3]) + _side(near[4])
-    negative = model.code(coder, "sign", sides, rows, "sign", value < 0)
-    width, actual = 1, abs(value).bit_length()
-    while width < bits and model.code(coder, ("width", width), first, second, width, actual > width):
-        width += 1
-    prefix = 1
-    for bit in reversed(range(width - 1)):
-        node = ("top", width, prefix) if prefix < 8 else ("low", width, bit)
-        prefix = 2 * prefix + model.code_alone(coder, node, abs(value) >> bit & 1)
-    return -prefix if negative else prefix
-
-
-def code_unsigned(coder, model, first, second, bits, index):
+def code_number(coder, model, bits, number):
     prefix = 1
     for bit in reversed(range(bits)):
-        prefix = 2 * prefix + model.code(coder, prefix, first, second, bit, index >> bit & 1)
+        prefix = 2 * prefix + code_alone(coder, model.counter("head", prefix, start=2**15), number >> bit & 1)
     return prefix - (1 << bits)
 
 
-def _run(coder, symbols, geometry, bits, signed, model):
-    """Codes `symbols` in place; `model` learns."""
-    middle = 1 << (bits - 1)
-    near = []  # what the contexts see of the symbols so far
-    scales = Scales(geometry.row_length)
+def code_liveness(coder, model, name, dead, count):
+    """`dead`: flags, or None if they are not told."""
+    if not code_alone(coder, model.counter("told", name, start=2**15), dead is not None):
+        return [0] * count
+    coded = []
+    for i in range(count):
+        counter = model.counter("dead", coded[-1] if coded else False, start=2**15)
+        coded.append(code_alone(coder, counter, dead[i] if dead else 0))
+    return coded
+
+
+def describe(values, geometry, kept):
+    """(spiked, dead rows, dead channels): flags, or None where they cost more than the zeros that they save."""
+    there = [(*divmod(i, geometry.row_length), value) for i, value in enumerate(values) if kept[i]]
+    there = [(row, column // geometry.kernel, value) for row, column, value in there]
+    dead_rows = set(range(geometry.rows)) - {row for row, _, value in there if value}
+    dead_channels = set(range(geometry.columns)) - {channel for _, channel, value in there if value}
+    outside = [value for row, channel, value in there if row not in dead_rows and channel not in dead_channels]
+    zero_cost = fixed_log2(len(outside) + 1) - fixed_log2(outside.count(0) + 1)
+
+    def told(dead, count, saved):
+        return [i in dead for i in range(count)] if saved * zero_cost >= count * 5 * 1024 else None
+
+    rows = told(dead_rows, geometry.rows, sum(row in dead_rows for row, _, _ in there))
+    channels = told(dead_channels, geometry.columns, sum(channel in dead_channels for _, channel, _ in there))
+    alone = [value for _, _, value in there]
+    return alone.count(0) > 3 * (alone.count(1) + alone.count(-1)), rows, channels
+
+
+def _run(coder, symbols, geometry, bits, signed, model, kept):
+    """Codes `symbols` in place where `kept`; when decoding, they are None. `model` learns."""
+    encoding = coder.data is None
+    centre, spiked, rows, channels = 0, False, (), ()
+    if not signed:
+        alone = [symbol for symbol, there in zip(symbols, kept, strict=True) if there]
+        centre = max(range(1 << bits), key=alone.count) if encoding else 0
+        centre = code_number(coder, model, bits, centre)
+    if encoding:
+        spiked, rows, channels = describe([symbol - centre for symbol in symbols], geometry, kept)
+    spiked = code_alone(coder, model.counter("spiked", start=2**15), spiked)
+    rows = code_liveness(coder, model, "rows", rows, geometry.rows)
+    channels = code_liveness(coder, model, "channels", channels, geometry.columns)
+    least = -(1 << bits - 1) if signed else -centre
+    walk = Walk(coder, model, geometry, least, least + (1 << bits) - 1, spiked)
     for i in range(len(symbols)):
-        column = i % geometry.row_length
-        around = neighbours(near, i, geometry)
-        first, second = scales.contexts(column, around)
-        if signed:
-            symbols[i] = code_signed(coder, model, around, first, second, bits, symbols[i])
-            near.append(symbols[i])
+        place = walk.place()
+        if not kept[i]:
+            walk.skip()
+        elif rows[place.row] or channels[place.channel]:
+            walk.skip()
+            symbols[i] = centre
         else:
-            symbols[i] = code_unsigned(coder, model, first, second, bits, symbols[i])
-            distance = symbols[i] - middle
-            near.append(distance + 1 if distance >= 0 else distance)
-        scales.update(column, near[-1])
+            symbols[i] = walk.code(symbols[i] - centre if encoding else 0) + centre
 
 
-def encode(symbols, geometry, bits, signed, model):
+def encode(symbols, geometry, bits, signed, model, kept=None):
     coder = Coder()
-    _run(coder, list(symbols), geometry, bits, signed, model)
+    _run(coder, list(symbols), geometry, bits, signed, model, kept or [1] * geometry.elements)
     return coder.finish()
 
 
-def decode(blob, geometry, bits, signed, model):
+def decode(blob, geometry, bits, signed, model, kept=None):
+    """The symbols, None where they are not kept."""
     coder = Coder(blob)
-    symbols = [0] * geometry.elements
-    _run(coder, symbols, geometry, bits, signed, model)
+    symbols = [None] * geometry.elements
+    _run(coder, symbols, geometry, bits, signed, model, kept or [1] * geometry.elements)
     coder.finish()
     return symbols

@@ -1,33 +1,16 @@
-"""Masks as context-coded bits and as runs: the twin of csrc/coding/adaptive.cpp's masks and coding/masks.py."""
+"""Masks as coded bits and as runs: the twin of csrc/coding/adaptive.cpp's masks and coding/masks.py."""
 
 from __future__ import annotations
 
-from tests.twins.adaptive import Coder, neighbours
-
-
-def _run(coder, mask, geometry, model):
-    near = []
-    for i in range(len(mask)):
-        left, left2, previous, up, up_left, up_right = neighbours(near, i, geometry)
-        around = left | left2 << 1 | up << 2 | up_left << 3 | up_right << 4
-        in_row = i % geometry.row_length
-        density = 2 * sum(near[i - min(in_row, 15) : i]) + previous
-        mask[i] = int(model.code(coder, 0, around, density, 0, mask[i] == 1))
-        near.append(mask[i])
+from tests.twins import adaptive
 
 
 def encode_bits(mask, geometry, model):
-    coder = Coder()
-    _run(coder, list(mask), geometry, model)
-    return coder.finish()
+    return adaptive.encode(mask, geometry, 1, False, model)
 
 
 def decode_bits(blob, geometry, model):
-    coder = Coder(blob)
-    mask = [0] * geometry.elements
-    _run(coder, mask, geometry, model)
-    coder.finish()
-    return mask
+    return adaptive.decode(blob, geometry, 1, False, model)
 
 
 def gap_symbols(mask):

@@ -1,4 +1,4 @@
-"""Arrays of any dtype to bytes and back, exact to the bit, through byte planes.
+"""Arrays of any dtype to bytes and back, exact to the bit: floats by floats.py, the rest through byte planes.
 
 A PLANES blob: a byte that names the `_Layout` (the words as they are, or a narrower float that all of them
 fit), then for each plane, the most significant byte of the transformed words first, a tag and
@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tersor._native import core
-from tersor.coding.methods import CodingConfig, CorruptStreamError, Method
+from tersor.coding.floats import decode_floats, encode_floats
+from tersor.coding.methods import SYMBOL_METHODS, CodingConfig, CorruptStreamError, Method
 from tersor.coding.state import State
 from tersor.coding.symbols import Blob, as_bytes, decode_in_slot, encode_in_slot
 from tersor.coding.varint import read_varint, write_varint
@@ -58,6 +59,8 @@ def encode_array(
     Raises ValueError if the arguments contradict each other.
     """
     _check(words, kind, geometry)
+    if kind == "float" and (floats := encode_floats(words, geometry, config)) is not None:
+        return Method.FLOATS, floats
     if words.size > 0 and config.coder != "raw":
         planes = _encode_planes(words, kind, geometry, config, state)
         if planes is not None:
@@ -73,6 +76,8 @@ def decode_array(method: Method, blob: Blob, out: Words, kind: str, geometry: Ge
     _check(out, kind, geometry)
     if method == Method.RAW:
         _decode_raw(blob, out, kind)
+    elif method == Method.FLOATS and kind == "float":
+        decode_floats(blob, out, geometry)
     elif method == Method.PLANES and out.size > 0:
         _decode_planes(blob, out, kind, geometry, state)
     else:
@@ -168,7 +173,7 @@ def _decode_plane(
         return rest[1:]
     if tag == Method.RAW:
         size = -(-plane.size * bits // 8)
-    elif tag in (Method.RANS, Method.HUFFMAN, Method.ADAPTIVE):
+    elif tag in SYMBOL_METHODS:
         size, rest = read_varint(rest)
     else:
         raise CorruptStreamError(f"unknown tag {tag} of a byte plane")

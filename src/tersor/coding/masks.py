@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tersor._native import core
-from tersor.coding.methods import CodingConfig, CorruptStreamError, Method
+from tersor.coding.methods import SYMBOL_METHODS, CodingConfig, CorruptStreamError, Method
 from tersor.coding.state import State
 from tersor.coding.symbols import Blob, as_bytes, decode_in_slot, encode_in_slot
 from tersor.coding.varint import read_varint, write_varint
@@ -88,7 +88,7 @@ def _split_gaps(gaps: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 def _decode_runs(blob: memoryview, bits: NDArray[np.uint8], state: State) -> bool:
     """The inverse of `_encode_runs`; False, or CorruptStreamError from within, if the blob is damaged."""
-    if len(blob) < 2 or blob[0] >> 5 or blob[0] & 15 > Method.ADAPTIVE:
+    if len(blob) < 2 or blob[0] >> 5 or blob[0] & 15 not in SYMBOL_METHODS:
         return False
     rarer = blob[0] >> 4
     count, rest = read_varint(blob[1:])

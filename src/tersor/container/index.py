@@ -8,7 +8,7 @@ import torch
 
 from tersor.coding import Method
 from tersor.container.dtypes import wire_type, wire_type_of
-from tersor.container.kinds import MAX_ELEMENTS, TIE, Common, Params, kind_of
+from tersor.container.kinds import COPY, MAX_ELEMENTS, TIE, Common, Params, kind_of
 from tersor.container.text import compress_text, decompress_text
 from tersor.container.wire import ByteReader, ByteWriter
 from tersor.errors import CorruptFileError, LimitError, UsageError
@@ -33,6 +33,7 @@ METHOD_SHARED = 7
 METHOD_TEXT = 8
 METHOD_XZ = 9
 _MAX_BYTES = (1 << 62) - 1
+_INDEX_PART = 512  # of the payload: an index that is a smaller part is not coded where speed counts
 _NOTED, _MASKED = 0x40, 0x80
 
 
@@ -48,7 +49,10 @@ class Section:
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor of the index. segments: the sections of each of its items. tied_to: index of another entry."""
+    """A tensor of the index. segments: the sections of each of its items. tied_to: index of another entry.
+
+    copied: it is equal to that entry, in memory of its own.
+    """
 
     name: str
     common: Common
@@ -57,6 +61,7 @@ class TensorEntry:
     note: str | None
     segments: tuple[tuple[Section, ...], ...]
     tied_to: int | None = None
+    copied: bool = False
 
     @property
     def stored_bytes(self) -> int:
@@ -106,11 +111,11 @@ def section_roles(params: Params, shape: torch.Size, masked: bool, segment: int)
     return (["mask"] if masked else []) + tables + ["codes"]
 
 
-def encode_tail(index: Index, checksums: bytes) -> bytes:
-    """The tail: number of chunks, their checksums (8 bytes each), coded index."""
+def encode_tail(index: Index, checksums: bytes, small: bool) -> bytes:
+    """The tail: number of chunks, their checksums (8 bytes each), coded index. small: see `encode_index`."""
     head = ByteWriter()
     head.varint(len(index.chunk_items))
-    tail = bytes(head.data) + checksums + encode_index(index)
+    tail = bytes(head.data) + checksums + encode_index(index, small)
     if len(tail) > MAX_INDEX:
         raise UsageError(f"an index of {len(tail)} bytes; at most {MAX_INDEX} are possible; split the model")
     return tail
@@ -127,8 +132,11 @@ def decode_tail(tail: bytes) -> tuple[Index, list[int]]:
     return decode_index(tail[end:], chunks), checksums
 
 
-def encode_index(index: Index) -> bytes:
-    """The coded index. UsageError for names that a file cannot hold."""
+def encode_index(index: Index, small: bool) -> bytes:
+    """The coded index. UsageError for names that a file cannot hold.
+
+    small: codes it however slowly it decodes; else only where it is a large part of the file.
+    """
     out = ByteWriter()
     own = [t for t in index.tensors if t.tied_to is None]
     out.varint(len(index.tensors))
@@ -139,7 +147,7 @@ def encode_index(index: Index) -> bytes:
     for attachment in index.attachments:
         out.string(attachment.name, "attachment name")
     for tensor in index.tensors:
-        number = TIE if tensor.params is None else tensor.params.number
+        number = tensor.params.number if tensor.params is not None else COPY if tensor.copied else TIE
         out.byte(number | (_NOTED if tensor.note is not None else 0) | (_MASKED if tensor.masked else 0))
     for position, tensor in enumerate(index.tensors):
         if tensor.tied_to is not None:
@@ -160,7 +168,8 @@ def encode_index(index: Index) -> bytes:
     _write_sections(out, index, own)
     for items in index.chunk_items[:-1]:
         out.varint(items)
-    return _pack(bytes(out.data))
+    raw = bytes(out.data)
+    return _pack(raw, small or len(raw) > sum(index.item_sizes()) // _INDEX_PART)
 
 
 def _write_sections(out: ByteWriter, index: Index, own: list[TensorEntry]) -> None:
@@ -177,8 +186,8 @@ def _write_sections(out: ByteWriter, index: Index, own: list[TensorEntry]) -> No
         out.varint(attachment.section.size)
 
 
-def _pack(raw: bytes) -> bytes:
-    text = compress_text(raw)
+def _pack(raw: bytes, coded: bool) -> bytes:
+    text = compress_text(raw) if coded else raw
     method, body = (1, text) if len(text) < len(raw) else (0, raw)
     head = ByteWriter()
     head.byte(method)
@@ -219,6 +228,8 @@ def decode_index(coded: bytes, chunks: int) -> Index:
     params: dict[int, Params] = {}
     for position in own:
         params[position] = kind_of(kinds[position] & 15).read(source, commons[position])
+        if not params[position].fits(commons[position].dtype):
+            raise CorruptFileError(f"kind {kinds[position] & 15} of a tensor of {commons[position].dtype}")
     entries: list[TensorEntry] = []
     for position, name in enumerate(names):
         masked = bool(kinds[position] & _MASKED)
@@ -228,7 +239,8 @@ def decode_index(coded: bytes, chunks: int) -> Index:
             entries.append(TensorEntry(name, commons[position], params[position], masked, notes[position], segments))
         else:
             target = entries[tie]
-            entries.append(TensorEntry(name, target.common, None, False, notes[position], (), tie))
+            copied = kinds[position] & 15 == COPY
+            entries.append(TensorEntry(name, target.common, None, False, notes[position], (), tie, copied))
     attachments = tuple(AttachmentEntry(name, _read_attachment(source)) for name in attachment_names)
     items = sum(len(entry.segments) for entry in entries) + attached
     chunk_items = _read_chunks(source, chunks, items)
@@ -239,7 +251,7 @@ def decode_index(coded: bytes, chunks: int) -> Index:
 def _read_ties(source: ByteReader, kinds: list[int]) -> list[int | None]:
     ties: list[int | None] = []
     for position, kind in enumerate(kinds):
-        if kind & 15 != TIE:
+        if kind & 15 not in (COPY, TIE):
             ties.append(None)
             continue
         target = position - source.varint(MAX_TENSORS, "distance of a tie")
@@ -316,13 +328,14 @@ def _raw_size(role: str, params: Params, shape: torch.Size, part: Geometry) -> i
         return -(-part.elements // 8)
     if role != "codes":
         table = next(table for table in params.tables(shape) if table.role == role)
-        return torch.Size(table.shape).numel() * table.dtype.itemsize
-    if params.symbol_bits is not None:
+        count, words = torch.Size(table.shape).numel(), wire_type(table.dtype, role)
+    elif params.symbol_bits is not None:
         return -(-part.elements * params.symbol_bits // 8)
-    words = params.code_words()
+    else:
+        count, words = part.elements, params.code_words()
     if words.kind == "bool":
-        return -(-part.elements // 8)
-    return part.elements * words.words * words.word.itemsize
+        return -(-count // 8)
+    return count * words.words * words.word.itemsize
 
 
 def _read_attachment(source: ByteReader) -> Section:

@@ -5,81 +5,20 @@ Legend: O output channels (rows), N weights a row, G groups a row, T codebooks, 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tersor.container.dtypes import WireType, wire_type, wire_type_of
+from tersor.container.params import MAX_ELEMENTS, Common, Params, Table
+from tersor.container.uniform_params import UniformParams
 from tersor.container.wire import ByteReader, ByteWriter
 from tersor.errors import CorruptFileError
 from tersor.layers import matrix_shape
-from tersor.tensors import Binary, Codebook, CompressedTensor, Dense, Ternary, Uniform
-
-MAX_ELEMENTS = 1 << 40
-
-
-@dataclass(frozen=True)
-class Common:
-    """What the index says of every tensor, whatever its kind."""
-
-    shape: torch.Size
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True)
-class Table:
-    """A small array that belongs to the whole tensor."""
-
-    role: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Params(ABC):
-    """Parameters of one tensor of a kind: a subclass a kind, with the kind's way in and out of a file."""
-
-    number: ClassVar[int]
-    represents: ClassVar[type[CompressedTensor]]
-
-    @classmethod
-    @abstractmethod
-    def of(cls, tensor: Any) -> Params:
-        """Parameters of a CompressedTensor of this kind."""
-
-    @abstractmethod
-    def write(self, out: ByteWriter) -> None:
-        """Into the index."""
-
-    @classmethod
-    @abstractmethod
-    def read(cls, source: ByteReader, common: Common) -> Params:
-        """From the index; CorruptFileError for what makes no sense."""
-
-    def tables(self, shape: torch.Size) -> list[Table]:
-        """The tables of a tensor of `shape`, in the order of the file."""
-        return []
-
-    @property
-    def symbol_bits(self) -> int | None:
-        """Width of the codes, or None where the codes are an array of values."""
-        return None
-
-    @abstractmethod
-    def code_words(self) -> WireType:
-        """Type of the array that holds the codes."""
-
-    @abstractmethod
-    def codes(self, tensor: Any) -> Tensor:
-        """The codes of `tensor`, of its shape and of the dtype of `code_words`."""
-
-    @abstractmethod
-    def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> CompressedTensor:
-        """The tensor. CorruptFileError where codes point outside of their tables."""
+from tersor.tensors import Binary, Codebook, CompressedTensor, Dense, Patched, SignedZeros, Ternary
 
 
 @dataclass(frozen=True)
@@ -103,7 +42,18 @@ class DenseParams(Params):
     @classmethod
     def read(cls, source: ByteReader, common: Common) -> DenseParams:
         """See `Params`."""
-        return cls(wire_type_of(source.byte()))
+        values = wire_type_of(source.byte())
+        if values.dtype != common.dtype:
+            common.check_real(f"values of {values.dtype}")
+            if values.dtype.is_complex:
+                raise CorruptFileError(f"values of {values.dtype} for a tensor of {common.dtype}")
+        return cls(values)
+
+    def fits(self, dtype: torch.dtype) -> bool:
+        """See `Params`."""
+        return dtype == self.values.dtype or (
+            dtype.is_floating_point and self.values.kind != "bool" and self.values.words == 1
+        )
 
     def code_words(self) -> WireType:
         """See `Params`."""
@@ -118,90 +68,12 @@ class DenseParams(Params):
         return Dense(common.shape, common.dtype, mask, codes)
 
 
-_TENSOR, _ROW, _GROUP = 0x00, 0x20, 0x40
-_AFFINE, _OFFSET = 0x10, 0x80
-
-
-@dataclass(frozen=True)
-class UniformParams(Params):
-    """group_size as in `tensors.Uniform`: 0 for the tensor, N for the row. affine, offset: not both."""
-
-    number = 1
-    represents = Uniform
-
-    bits: int
-    affine: bool
-    offset: bool
-    group_size: int
-    granularity: int
-
-    @classmethod
-    def of(cls, tensor: Uniform) -> UniformParams:
-        """See `Params`."""
-        length = matrix_shape(tensor.shape)[1]
-        granularity = _TENSOR if tensor.group_size == 0 else _ROW if tensor.group_size == length else _GROUP
-        affine, offset = tensor.zero is not None, tensor.offset is not None
-        return cls(tensor.bits, affine, offset, tensor.group_size, granularity)
-
-    def write(self, out: ByteWriter) -> None:
-        """See `Params`."""
-        flags = (_AFFINE if self.affine else 0) | (_OFFSET if self.offset else 0)
-        out.byte(self.bits - 1 | flags | self.granularity)
-        if self.granularity == _GROUP:
-            out.varint(self.group_size)
-
-    @classmethod
-    def read(cls, source: ByteReader, common: Common) -> UniformParams:
-        """See `Params`."""
-        byte = source.byte()
-        granularity = byte & 0x60
-        affine, offset = bool(byte & _AFFINE), bool(byte & _OFFSET)
-        if (affine and offset) or granularity == 0x60:
-            raise CorruptFileError(f"unknown parameters {byte:#x} of a uniform tensor")
-        length = matrix_shape(common.shape)[1]
-        group = {_TENSOR: 0, _ROW: length}.get(granularity)
-        if group is None:
-            group = source.varint(MAX_ELEMENTS, "group size")
-            if group == 0:
-                raise CorruptFileError("a group size of 0")
-        return cls((byte & 15) + 1, affine, offset, group, granularity)
-
-    def tables(self, shape: torch.Size) -> list[Table]:
-        """See `Params`."""
-        rows, length = matrix_shape(shape)
-        size = (1, 1) if self.granularity == _TENSOR else (rows, 1)
-        if self.granularity == _GROUP:
-            size = (rows, -(-length // self.group_size))
-        tables = [Table("scale", torch.float32, size)]
-        if self.affine:
-            tables.append(Table("zero", torch.int32, size))
-        if self.offset:
-            tables.append(Table("offset", torch.float32, size))
-        return tables
-
-    @property
-    def symbol_bits(self) -> int:
-        """See `Params`."""
-        return self.bits
-
-    def code_words(self) -> WireType:
-        """See `Params`."""
-        return wire_type(torch.int8 if self.bits <= 8 else torch.int16, "codes")
-
-    def codes(self, tensor: Uniform) -> Tensor:
-        """See `Params`."""
-        return tensor.codes
-
-    def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Uniform:
-        """See `Params`."""
-        zero = tables[1] if self.affine else None
-        offset = tables[1] if self.offset else None
-        return Uniform(common.shape, common.dtype, mask, self.bits, codes, tables[0], zero, self.group_size, offset)
+_OWN = 0x80
 
 
 @dataclass(frozen=True)
 class CodebookParams(Params):
-    """T codebooks of K centroids."""
+    """T codebooks of K centroids of the dtype `values`: float32 or the tensor's own."""
 
     number = 2
     represents = Codebook
@@ -209,22 +81,29 @@ class CodebookParams(Params):
     bits: int
     books: int
     centroids: int
+    values: torch.dtype
 
     @classmethod
     def of(cls, tensor: Codebook) -> CodebookParams:
         """See `Params`."""
-        return cls(tensor.bits, *tensor.codebook.shape)
+        books, centroids = tensor.codebook.shape
+        return cls(tensor.bits, books, centroids, tensor.codebook.dtype)
 
     def write(self, out: ByteWriter) -> None:
         """See `Params`."""
-        out.byte(self.bits - 1)
+        out.byte(self.bits - 1 | (0 if self.values == torch.float32 else _OWN))
         out.varint(self.books)
         out.varint(self.centroids)
 
     @classmethod
     def read(cls, source: ByteReader, common: Common) -> CodebookParams:
         """See `Params`."""
-        bits = source.byte() + 1
+        byte = source.byte()
+        own, bits = bool(byte & _OWN), (byte & ~_OWN) + 1
+        if own and (common.dtype == torch.float32 or common.dtype.is_complex):
+            raise CorruptFileError(f"a codebook of exact values of {common.dtype}")
+        if not own:
+            common.check_real("a codebook of float32")
         if bits > 8:
             raise CorruptFileError(f"a codebook of {bits} bits; at most 8 are possible")
         rows = matrix_shape(common.shape)[0]
@@ -232,11 +111,15 @@ class CodebookParams(Params):
         centroids = source.varint(1 << bits, "number of centroids")
         if books == 0 or (centroids == 0 and common.shape.numel() > 0):
             raise CorruptFileError("an empty codebook")
-        return cls(bits, books, centroids)
+        return cls(bits, books, centroids, common.dtype if own else torch.float32)
+
+    def fits(self, dtype: torch.dtype) -> bool:
+        """See `Params`."""
+        return dtype == self.values or dtype.is_floating_point
 
     def tables(self, shape: torch.Size) -> list[Table]:
         """See `Params`."""
-        return [Table("codebook", torch.float32, (self.books, self.centroids))]
+        return [Table("codebook", self.values, (self.books, self.centroids))]
 
     @property
     def symbol_bits(self) -> int:
@@ -278,6 +161,7 @@ class _Scaled(Params):
     def read(cls, source: ByteReader, common: Common) -> _Scaled:
         """See `Params`."""
         byte = source.byte()
+        common.check_real("a grid")
         if byte > 1:
             raise CorruptFileError(f"unknown parameters {byte:#x} of a binary or ternary tensor")
         return cls(bool(byte))
@@ -341,8 +225,167 @@ class TernaryParams(_Scaled):
         return Ternary(common.shape, common.dtype, mask, codes, tables[0])
 
 
-KINDS: tuple[type[Params], ...] = (DenseParams, UniformParams, CodebookParams, BinaryParams, TernaryParams)
-TIE = 15
+@dataclass(frozen=True)
+class _Wrapped(Params):
+    """What patched tensors and signed zeros share: another representation, whose mask and codes are theirs."""
+
+    base: Params
+
+    @staticmethod
+    def _read_base(source: ByteReader, common: Common) -> Params:
+        kind = kind_of(source.byte())
+        if issubclass(kind, _Wrapped) or common.dtype.is_complex:
+            raise CorruptFileError(f"a base of the kind {kind.number} and of {common.dtype}")
+        return kind.read(source, common)
+
+    def table(self, tensor: Patched | SignedZeros, role: str) -> Tensor:
+        """See `Params`."""
+        base = any(table.role == role for table in self.base.tables(tensor.shape))
+        return self.base.table(tensor.base, role) if base else super().table(tensor, role)
+
+    @property
+    def symbol_bits(self) -> int | None:
+        """See `Params`."""
+        return self.base.symbol_bits
+
+    def code_words(self) -> WireType:
+        """See `Params`."""
+        return self.base.code_words()
+
+    def codes(self, tensor: Patched | SignedZeros) -> Tensor:
+        """See `Params`."""
+        return self.base.codes(tensor.base)
+
+    def fits(self, dtype: torch.dtype) -> bool:
+        """See `Params`."""
+        return self.base.fits(dtype)
+
+
+@dataclass(frozen=True)
+class PatchedParams(_Wrapped):
+    """P runs of `run` values of the dtype `values`."""
+
+    number = 6
+    represents = Patched
+
+    run: int
+    patches: int
+    values: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Patched) -> PatchedParams:
+        """See `Params`."""
+        return cls(params_of(tensor.base), tensor.run, tensor.places.numel(), tensor.dtype)
+
+    def write(self, out: ByteWriter) -> None:
+        """See `Params`."""
+        out.byte(self.base.number)
+        self.base.write(out)
+        out.varint(self.run)
+        out.varint(self.patches)
+
+    @classmethod
+    def read(cls, source: ByteReader, common: Common) -> PatchedParams:
+        """See `Params`."""
+        base = cls._read_base(source, common)
+        run = source.varint(MAX_ELEMENTS, "weights of a patch")
+        count = common.shape.numel()
+        if run == 0 or count % run:
+            raise CorruptFileError(f"{count} weights cannot be cut into runs of {run}")
+        return cls(base, run, source.varint(count // run, "number of patches"), common.dtype)
+
+    def tables(self, shape: torch.Size) -> list[Table]:
+        """See `Params`. The places are stored as the runs left out before each."""
+        gaps, values = (self.patches,), (self.patches, self.run)
+        return [*self.base.tables(shape), Table("gaps", torch.int64, gaps), Table("values", self.values, values)]
+
+    def table(self, tensor: Patched | SignedZeros, role: str) -> Tensor:
+        """See `Params`."""
+        if role != "gaps" or not isinstance(tensor, Patched):
+            return super().table(tensor, role)
+        return torch.diff(tensor.places, prepend=tensor.places.new_full((1,), -1)) - 1
+
+    def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Patched:
+        """See `Params`."""
+        *others, gaps, values = tables
+        base = self.base.build(common, mask, others, codes)
+        return Patched(common.shape, common.dtype, mask, base, self.run, self._places(common, gaps), values)
+
+    def skeleton(self, common: Common, tables: list[Tensor]) -> Patched:
+        """See `Params`."""
+        *others, gaps, values = tables
+        base = self.base.skeleton(common, others)
+        return Patched(common.shape, common.dtype, None, base, self.run, self._places(common, gaps), values)
+
+    def block(self, whole: CompressedTensor, codes: Tensor, row: slice, column: slice) -> Tensor:
+        """See `Params`."""
+        assert isinstance(whole, Patched)
+        return self.base.block(whole.base, codes, row, column)
+
+    def _places(self, common: Common, gaps: Tensor) -> Tensor:
+        runs = common.shape.numel() // self.run
+        places = (gaps + 1).cumsum(0) - 1
+        # Gaps below MAX_ELEMENTS: a sum that wraps around does not ascend.
+        outside = bool(((gaps < 0) | (gaps >= runs) | (places >= runs)).any())
+        if outside or bool((places.diff() <= 0).any()):
+            raise CorruptFileError("a patch outside of its tensor")
+        return places
+
+
+@dataclass(frozen=True)
+class SignedZerosParams(_Wrapped):
+    """Signs of Z pruned weights."""
+
+    number = 7
+    represents = SignedZeros
+
+    zeros: int
+
+    @classmethod
+    def of(cls, tensor: SignedZeros) -> SignedZerosParams:
+        """See `Params`."""
+        return cls(params_of(tensor.base), tensor.negative.numel())
+
+    def write(self, out: ByteWriter) -> None:
+        """See `Params`."""
+        out.byte(self.base.number)
+        self.base.write(out)
+        out.varint(self.zeros)
+
+    @classmethod
+    def read(cls, source: ByteReader, common: Common) -> SignedZerosParams:
+        """See `Params`."""
+        base = cls._read_base(source, common)
+        common.check_real("signed zeros")
+        return cls(base, source.varint(common.shape.numel(), "number of zeros"))
+
+    def tables(self, shape: torch.Size) -> list[Table]:
+        """See `Params`."""
+        return [*self.base.tables(shape), Table("negative", torch.bool, (self.zeros,))]
+
+    @property
+    def blockwise(self) -> bool:
+        """See `Params`."""
+        return False
+
+    def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> SignedZeros:
+        """See `Params`."""
+        if mask is None or mask.numel() - int(mask.sum()) != self.zeros:
+            raise CorruptFileError(f"signs of {self.zeros} zeros, which are not those of the mask")
+        base = self.base.build(common, mask, tables[:-1], codes)
+        return SignedZeros(common.shape, common.dtype, mask, base, tables[-1])
+
+
+KINDS: tuple[type[Params], ...] = (
+    DenseParams,
+    UniformParams,
+    CodebookParams,
+    BinaryParams,
+    TernaryParams,
+    PatchedParams,
+    SignedZerosParams,
+)
+COPY, TIE = 14, 15
 _BY_NUMBER = {kind.number: kind for kind in KINDS}
 _BY_CLASS = {kind.represents: kind for kind in KINDS}
 
@@ -358,11 +401,6 @@ def kind_of(number: int) -> type[Params]:
         return _BY_NUMBER[number]
     except KeyError:
         raise CorruptFileError(f"kind {number} is unknown; the file may need a newer tersor") from None
-
-
-def table_tensors(params: Params, tensor: CompressedTensor) -> list[Tensor]:
-    """The tables of `tensor` in the order of `params.tables`."""
-    return [getattr(tensor, table.role) for table in params.tables(tensor.shape)]
 
 
 def kept(values: np.ndarray, mask: Tensor | None, words: int) -> np.ndarray:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from torch import Tensor
 
@@ -23,13 +22,18 @@ from tersor.container.index import (
     decode_tail,
     segment_geometries,
 )
-from tersor.container.segments import Item, Target, decode_items
-from tersor.errors import CorruptFileError, InputError, LimitError, TersorError, UnsupportedVersionError
+from tersor.container.segments import Item, decode_items
+from tersor.container.sinks import OnlyTables, Representation, Tables
+from tersor.container.source import Source
+from tersor.errors import CorruptFileError, LimitError, TersorError, UnsupportedVersionError
 from tersor.parallel import ordered_map
 from tersor.tensors import CompressedTensor
 
-_BYTES_IN_FLIGHT = 32 << 20
+_CHUNKS_IN_FLIGHT = 8
 _READ = 1 << 22
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Reader:
@@ -37,32 +41,27 @@ class Reader:
 
     file: a path, or a seekable binary file.
     max_bytes: refuses files whose tensors take more than this when they are decoded (LimitError).
-    index: what the file holds. file_bytes: its size. content_id: 16 bytes.
+    index: what the file holds. file_bytes: its size. content_id: 16 bytes. chunks: the items of each chunk.
     Raises InputError for an unreadable path, CorruptFileError (or a kind of it) for what is not a sound .tsr file.
     """
 
     def __init__(self, file: str | os.PathLike[str] | IO[bytes], *, max_bytes: int | None = None) -> None:
-        if isinstance(file, (str, os.PathLike)):
-            self.name = os.fspath(file)
-            try:
-                self._file: IO[bytes] = open(file, "rb")  # noqa: SIM115 - closed by close()
-            except OSError as error:
-                raise InputError(f"{self.name}: cannot be read ({error.strerror})") from error
-        else:
-            self.name = str(getattr(file, "name", "<stream>"))
-            self._file = file
-        self._lock = threading.Lock()
+        self._source = Source(file)
+        self.name = self._source.name
+        self.chunks: list[list[Item]] = []
+        self._starts = [PROLOGUE]
+        self._places: dict[int, range] = {}
         self._tables: dict[tuple[int, str], Tensor] = {}
         try:
-            with self._named():
+            with self.named_errors():
                 self._open(max_bytes)
         except TersorError:
             self.close()
             raise
 
     def _open(self, max_bytes: int | None) -> None:
-        self.file_bytes = self._file.seek(0, os.SEEK_END)
-        head = self._at(0, min(PROLOGUE, self.file_bytes))
+        self.file_bytes = self._source.size
+        head = bytes(self._source.read(0, min(PROLOGUE, self.file_bytes)))
         if not head:
             raise CorruptFileError("the file is empty; fetch it again")
         if head[: len(MAGIC)] != MAGIC[: len(head)]:
@@ -73,23 +72,24 @@ class Reader:
             raise UnsupportedVersionError(
                 f"format version {head[-1]} is not supported (this tersor reads version {VERSION}); update tersor"
             )
-        trailer = self._at(self.file_bytes - TRAILER, TRAILER)
+        trailer = bytes(self._source.read(self.file_bytes - TRAILER, TRAILER))
         size = int.from_bytes(trailer[:4], "little")
         self.content_id = trailer[4:20]
         if size > min(MAX_INDEX, self.file_bytes - PROLOGUE - TRAILER):
             raise CorruptFileError("the index does not fit into the file; it is damaged or truncated: fetch it again")
-        tail = self._at(self.file_bytes - TRAILER - size, size)
+        tail = bytes(self._source.read(self.file_bytes - TRAILER - size, size))
         if xxh3_64(head + tail + trailer[:20]) != int.from_bytes(trailer[20:], "little"):
             raise CorruptFileError("the index fails its checksum; the file is damaged or truncated: fetch it again")
         self.index, self._checksums = decode_tail(tail)
         self._positions = {entry.name: position for position, entry in enumerate(self.index.tensors)}
-        self._chunks, self._starts = self._plan()
+        self._plan()
+        self._sound = bytearray(len(self.chunks))
         if self._starts[-1] != self.file_bytes - TRAILER - size:
             raise CorruptFileError("the sizes in the index do not add up to the size of the file")
-        self._check_limits(max_bytes)
+        self._check_limit(max_bytes)
 
-    def _plan(self) -> tuple[list[list[Item]], list[int]]:
-        """The items of every chunk, and the offset of every chunk and of the end of the last one."""
+    def _plan(self) -> None:
+        """The items of every chunk, where chunks start and end, and the chunks of every tensor."""
         items: list[Item] = []
         for position, entry in enumerate(self.index.tensors):
             start = 0
@@ -99,23 +99,29 @@ class Reader:
                 start += part.elements
         for number, attachment in enumerate(self.index.attachments):
             items.append(Item(None, number, 0, None, attachment.section.size))
-        chunks, starts, at = [], [PROLOGUE], 0
-        for count in self.index.chunk_items:
-            chunks.append(items[at : at + count])
-            starts.append(starts[-1] + sum(item.size for item in chunks[-1]))
+        at = 0
+        for chunk, count in enumerate(self.index.chunk_items):
+            self.chunks.append(items[at : at + count])
+            self._starts.append(self._starts[-1] + sum(item.size for item in self.chunks[-1]))
             at += count
-        return chunks, starts
+            for item in self.chunks[-1]:
+                if item.tensor is not None:
+                    places = self._places.setdefault(item.tensor, range(chunk, chunk))
+                    self._places[item.tensor] = range(places.start, chunk + 1)
 
-    def _check_limits(self, max_bytes: int | None) -> None:
-        own = [entry for entry in self.index.tensors if entry.tied_to is None]
-        total = sum(_decoded_bytes(entry) for entry in own)
+    def _check_limit(self, max_bytes: int | None) -> None:
+        total = sum(_decoded_bytes(entry) for entry in self.index.tensors if entry.tied_to is None or entry.copied)
         if max_bytes is not None and total > max_bytes:
             raise LimitError(f"the tensors take {total} bytes, above the limit of {max_bytes} (max_bytes)")
+
+    def check_memory(self, positions: Iterable[int]) -> None:
+        """LimitError for a tensor, of those at `positions` of the index, that is larger than the machine's memory."""
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 46
-        for entry in own:
+        for entry in (self.index.tensors[position] for position in positions):
             if _decoded_bytes(entry) > memory:
                 raise LimitError(
-                    f"tensor {entry.name!r} takes {_decoded_bytes(entry)} bytes, more than this machine has"
+                    f"tensor {entry.name!r} takes {_decoded_bytes(entry)} bytes, more than this machine has; "
+                    "tersor.open reads it in parts"
                 )
 
     def names(self) -> list[str]:
@@ -126,27 +132,35 @@ class Reader:
         """What the index says of a tensor. KeyError if there is none of that name."""
         return self.index.tensors[self._positions[name]]
 
+    def position(self, name: str) -> int:
+        """Where the index has the content of a tensor. KeyError if there is none of that name."""
+        return self.content(self._positions[name])
+
+    def content(self, position: int) -> int:
+        """Where the content of the tensor at `position` is: there, or where the tensor is that it ties to or copies."""
+        source = self.index.tensors[position].tied_to
+        return position if source is None else source
+
+    def chunks_of(self, position: int) -> range:
+        """The chunks that hold segments of the tensor at a position of the index."""
+        return self._places[position]
+
     def read(self, name: str) -> CompressedTensor:
         """One tensor; reads and checks only its chunks. A tied tensor gives the one it is tied to."""
-        position = self._positions[name]
-        tied = self.index.tensors[position].tied_to
-        position = position if tied is None else tied
-        target: Target | None = None
-        with self._named():
-            for chunk, items in enumerate(self._chunks):
-                wanted = [item for item in items if item.tensor == position]
-                if wanted:
-                    target = target or Target(self.index.tensors[position])
-                    decode_items(self._chunk(chunk), items, self.index, {position: target})
-            assert target is not None
-            return target.build(self._shared_tables(position))
+        position = self.position(name)
+        with self.named_errors():
+            self.check_memory([position])
+            sink = Representation(self.index.tensors[position])
+            for chunk in self.chunks_of(position):
+                decode_items(self.chunk(chunk), self.chunks[chunk], self.index, {position: sink})
+            return sink.build(self.shared_tables(position))
 
     def tensors(self, executor: Executor | None = None) -> Iterator[tuple[str, CompressedTensor | None]]:
         """All tensors in the order of the file, each decoded when its turn comes; None for tied ones.
 
         executor: decodes chunks ahead, in parallel, within bounded memory.
         """
-        targets: dict[int, Target] = {}
+        sinks: dict[int, Representation] = {}
         shared = {
             (position - section.distance, section.role)
             for position, entry in enumerate(self.index.tensors)
@@ -154,62 +168,71 @@ class Reader:
             if section.distance
         }
 
-        def load(chunk: int) -> tuple[int, bytes, dict[int, Target]]:
-            mine: dict[int, Target] = {}
-            for item in self._chunks[chunk]:
+        def open_sinks(chunk: int) -> tuple[int, dict[int, Representation]]:
+            mine: dict[int, Representation] = {}
+            for item in self.chunks[chunk]:
                 if item.tensor is not None:
-                    mine[item.tensor] = targets.setdefault(item.tensor, Target(self.index.tensors[item.tensor]))
-            return chunk, self._chunk(chunk), mine
+                    if item.tensor not in sinks:
+                        sinks[item.tensor] = Representation(self.index.tensors[item.tensor])
+                    mine[item.tensor] = sinks[item.tensor]
+            return chunk, mine
 
-        def decode(loaded: tuple[int, bytes, dict[int, Target]]) -> int:
-            chunk, data, mine = loaded
-            decode_items(data, self._chunks[chunk], self.index, mine)
+        def decode(opened: tuple[int, dict[int, Representation]]) -> int:
+            chunk, mine = opened
+            decode_items(self.chunk(chunk), self.chunks[chunk], self.index, mine)
             return chunk
 
-        with self._named():
+        count = len(self.index.tensors)
+        with self.named_errors():
+            self.check_memory(range(count))
             turn = 0
-            loads = (load(chunk) for chunk in range(len(self._chunks)))
-            cost = _BYTES_IN_FLIGHT // 8
-            for chunk in ordered_map(decode, loads, executor, cost=lambda _: cost, budget=_BYTES_IN_FLIGHT):
-                last = chunk + 1 == len(self._chunks)
-                upto = (
-                    len(self.index.tensors) if last else _first_tensor(self._chunks[chunk + 1], len(self.index.tensors))
-                )
+            for chunk in self.in_order(decode, map(open_sinks, range(len(self.chunks))), executor):
+                last = chunk + 1 == len(self.chunks)
+                upto = count if last else _first_tensor(self.chunks[chunk + 1], count)
                 for position in range(turn, upto):
                     entry = self.index.tensors[position]
                     if entry.tied_to is not None:
                         yield entry.name, None
                         continue
-                    target = targets.pop(position)
-                    for role in target.tables:
+                    sink = sinks.pop(position)
+                    for role in sink.tables:
                         if (position, role) in shared:
-                            self._tables[position, role] = target.tables[role]
-                    yield entry.name, target.build(self._shared_tables(position))
-                    del target
+                            self._tables[position, role] = sink.tables[role]
+                    yield entry.name, sink.build(self.shared_tables(position))
+                    del sink
                 turn = upto
 
-    def _shared_tables(self, position: int) -> dict[str, Tensor]:
+    def in_order(self, work: Callable[[T], R], chunks: Iterable[T], executor: Executor | None) -> Iterator[R]:
+        """`work` of each chunk, in order, decoded ahead by `executor` within bounded memory."""
+        return ordered_map(work, chunks, executor, cost=lambda _: 1, budget=_CHUNKS_IN_FLIGHT)
+
+    def own_tables(self, position: int) -> Tables:
+        """The tables that lie in a tensor's first segment, without its codes."""
+        sink = OnlyTables(self.index.tensors[position])
+        chunk = self.chunks_of(position).start
+        decode_items(self.chunk(chunk), self.chunks[chunk], self.index, {position: sink})
+        return sink.tables
+
+    def shared_tables(self, position: int) -> Tables:
         """The tables that a tensor shares with an earlier one."""
-        found: dict[str, Tensor] = {}
-        entry = self.index.tensors[position]
-        for section in entry.segments[0]:
+        found: Tables = {}
+        for section in self.index.tensors[position].segments[0]:
             if section.distance:
                 source = position - section.distance
                 if (source, section.role) not in self._tables:
-                    whole = self.read(self.index.tensors[source].name)
-                    self._tables[source, section.role] = getattr(whole, section.role)
+                    self._tables[source, section.role] = self.own_tables(source)[section.role]
                 found[section.role] = self._tables[source, section.role]
         return found
 
     def attachment(self, name: str) -> bytes:
         """One attachment. KeyError if there is none of that name."""
         wanted = {attachment.name: number for number, attachment in enumerate(self.index.attachments)}[name]
-        with self._named():
-            for chunk, items in enumerate(self._chunks):
+        with self.named_errors():
+            for chunk, items in enumerate(self.chunks):
                 offset = 0
                 for item in items:
                     if item.tensor is None and item.number == wanted:
-                        blob = self._chunk(chunk)[offset : offset + item.size]
+                        blob = bytes(self.chunk(chunk)[offset : offset + item.size])
                         return decode_attachment(blob, self.index.attachments[wanted].section.method)
                     offset += item.size
         raise AssertionError("every attachment of the index is an item of a chunk")
@@ -220,39 +243,32 @@ class Reader:
 
     def verify(self) -> None:
         """Checks every byte of the file: all chunks' checksums and the content id. CorruptFileError if one fails."""
-        with self._named():
-            for chunk in range(len(self._chunks)):
-                self._chunk(chunk)
+        with self.named_errors():
+            self._sound = bytearray(len(self.chunks))
+            for chunk in range(len(self.chunks)):
+                self.chunk(chunk)
             digest = ContentId()
             end = self.file_bytes - TRAILER + 4
             for at in range(0, end, _READ):
-                digest.update(self._at(at, min(_READ, end - at)))
+                digest.update(self._source.read(at, min(_READ, end - at)))
             if digest.digest() != self.content_id:
                 raise CorruptFileError("the content id does not match the content")
 
-    def _chunk(self, number: int) -> bytes:
-        """The bytes of a chunk, checked."""
+    def chunk(self, number: int) -> memoryview:
+        """The bytes of a chunk, checked when it is first read."""
         start, end = self._starts[number], self._starts[number + 1]
-        data = self._at(start, end - start)
+        data = self._source.read(start, end - start)
+        if self._sound[number]:
+            return data
         if xxh3_64(data) != self._checksums[number]:
             raise CorruptFileError(
                 f"chunk {number} (bytes {start} to {end}) fails its checksum; the file is damaged: fetch it again"
             )
-        return data
-
-    def _at(self, offset: int, size: int) -> bytes:
-        with self._lock:
-            try:
-                self._file.seek(offset)
-                data = self._file.read(size)
-            except OSError as error:
-                raise InputError(f"cannot be read ({error.strerror})") from error
-        if len(data) != size:
-            raise CorruptFileError("the file ends early; it is truncated")
+        self._sound[number] = 1
         return data
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def named_errors(self) -> Iterator[None]:
         """Puts the file's name in front of errors, and turns a lack of memory into a LimitError."""
         try:
             yield
@@ -265,7 +281,7 @@ class Reader:
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        self._source.close()
 
     def __enter__(self) -> Reader:
         return self

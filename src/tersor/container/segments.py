@@ -1,22 +1,22 @@
-"""Segments of tensors out of the bytes of a chunk."""
+"""Segments of tensors out of the bytes of a chunk, into sinks (sinks.py)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
+from torch import Size, Tensor
 
 from tersor.coding import Method, State, decode_array, decode_mask, decode_symbols
 from tersor.container.dtypes import WireType, empty_words, from_words, wire_type
-from tersor.container.index import METHOD_SHARED, Index, Section, TensorEntry
+from tersor.container.index import METHOD_SHARED, Index, Section
 from tersor.container.kinds import Table
+from tersor.container.sinks import Discard, Sink
 from tersor.errors import CorruptFileError
 from tersor.layers import Geometry, geometry
-from tersor.tensors import CompressedTensor
 
-_STATELESS = (Method.RAW, Method.RANS, Method.HUFFMAN, METHOD_SHARED)
+_STATELESS = (Method.RAW, Method.RANS, Method.HUFFMAN, Method.REGISTER, Method.BUCKETS, Method.FLOATS, METHOD_SHARED)
 
 
 @dataclass(frozen=True)
@@ -34,108 +34,92 @@ class Item:
     size: int
 
 
-class Target:
-    """A tensor that is being put together; its segments write disjoint slices of its buffers, in any order."""
-
-    def __init__(self, entry: TensorEntry) -> None:
-        assert entry.params is not None
-        self.entry = entry
-        self.params = entry.params
-        count = entry.common.shape.numel()
-        self.codes = empty_words(count, self.params.code_words())
-        if entry.masked:
-            self.codes[:] = 0
-        self.mask = np.empty(count, np.bool_) if entry.masked else None
-        self.tables: dict[str, Tensor] = {}
-
-    def build(self, shared: dict[str, Tensor]) -> CompressedTensor:
-        """The tensor, once all segments are decoded. shared: tables that belong to other tensors."""
-        shape = self.entry.common.shape
-        mask = None if self.mask is None else torch.from_numpy(self.mask).reshape(shape)
-        codes = from_words(self.codes, self.params.code_words(), shape)
-        tables = {**self.tables, **shared}
-        ordered = [tables[table.role] for table in self.params.tables(shape)]
-        return self.params.build(self.entry.common, mask, ordered, codes)
-
-
-def decode_items(data: bytes, items: list[Item], index: Index, targets: dict[int, Target]) -> None:
-    """Decodes the segments of `targets` (by position in the index) that lie in the chunk `data` of `items`.
+def decode_items(data: memoryview, items: list[Item], index: Index, sinks: Mapping[int, Sink]) -> None:
+    """Decodes the segments of `sinks` (by position in the index) that lie in the chunk `data` of `items`.
 
     Other segments are decoded, too, as far as the adaptive state that they leave behind is needed.
     """
     state = State()
-    view = memoryview(data)
-    last = max((number for number, item in enumerate(items) if item.tensor in targets), default=-1)
+    wanted = [_wants(sinks, item) for item in items]
+    last = max((number for number, want in enumerate(wanted) if want), default=-1)
     offset = 0
-    for item in items[: last + 1]:
+    for item, want in zip(items[: last + 1], wanted, strict=False):
         assert item.tensor is not None
         entry = index.tensors[item.tensor]
-        target = targets.get(item.tensor)
-        if target is not None or any(section.method not in _STATELESS for section in entry.segments[item.number]):
-            _decode_segment(view[offset : offset + item.size], item, target or Target(entry), state)
+        if want:
+            _decode_segment(data[offset : offset + item.size], item, sinks[item.tensor], state)
+        elif any(section.method not in _STATELESS for section in entry.segments[item.number]):
+            _decode_segment(data[offset : offset + item.size], item, Discard(entry), state)
         offset += item.size
 
 
-def _decode_segment(view: memoryview, item: Item, target: Target, state: State) -> None:
+def _wants(sinks: Mapping[int, Sink], item: Item) -> bool:
+    if item.tensor is None or item.tensor not in sinks:
+        return False
     assert item.part is not None
-    shape = target.entry.common.shape
-    tables = {table.role: table for table in target.params.tables(shape)}
-    mask = None
+    return sinks[item.tensor].wants(item.number, item.start, item.start + item.part.elements)
+
+
+def _decode_segment(view: memoryview, item: Item, sink: Sink, state: State) -> None:
+    assert item.part is not None
+    tables = {table.role: table for table in sink.params.tables(sink.entry.common.shape)}
+    begin, end = item.start, item.start + item.part.elements
+    mask = sink.mask_of(begin, end) if sink.entry.masked else None
     offset = 0
-    for section in target.entry.segments[item.number]:
+    for section in sink.entry.segments[item.number]:
         blob = view[offset : offset + section.size]
         offset += section.size
         if section.method == METHOD_SHARED:
             continue
         if section.role == "mask":
-            assert target.mask is not None
-            mask = target.mask[item.start : item.start + item.part.elements]
-            decode_mask(Method(section.method), blob, mask.view(np.uint8), item.part, state)
-        elif section.role == "codes":
-            _decode_codes(blob, section, item, target, mask, state)
-        else:
-            target.tables[section.role] = _decode_table(blob, section, tables[section.role], state)
+            assert mask is not None
+            decode_mask(_method(section), blob, mask.view(np.uint8), item.part, state)
+        elif section.role != "codes":
+            sink.add_table(section.role, _decode_table(blob, section, tables[section.role], state))
+        elif sink.takes_codes:
+            codes = sink.codes_of(begin, end)
+            _decode_codes(blob, section, item.part, sink, codes, mask, state)
+            sink.finish(begin, end, codes, mask)
 
 
 def _decode_table(blob: memoryview, section: Section, table: Table, state: State) -> Tensor:
     row = wire_type(table.dtype, table.role)
-    words = empty_words(torch.Size(table.shape).numel(), row)
+    words = empty_words(Size(table.shape).numel(), row)
     decode_array(_method(section), blob, words, row.kind, geometry(table.shape), state)
     return from_words(words, row, table.shape)
 
 
 def _decode_codes(
-    blob: memoryview, section: Section, item: Item, target: Target, mask: np.ndarray | None, state: State
-) -> None:
-    assert item.part is not None
-    row = target.params.code_words()
-    begin, end = item.start * row.words, (item.start + item.part.elements) * row.words
-    if mask is None:
-        _decode_run(blob, section, target.codes[begin:end], item.part, row, target, state)
-        return
-    kept = Geometry(1, int(np.count_nonzero(mask)))
-    words = empty_words(kept.elements, row)
-    _decode_run(blob, section, words, kept, row, target, state)
-    target.codes[begin:end].reshape(-1, row.words)[mask] = words.reshape(-1, row.words)
-
-
-def _decode_run(
     blob: memoryview,
     section: Section,
-    out: np.ndarray,
     part: Geometry,
-    row: WireType,
-    target: Target,
+    sink: Sink,
+    codes: np.ndarray,
+    mask: np.ndarray | None,
     state: State,
 ) -> None:
-    bits = target.params.symbol_bits
-    if bits is None:
-        lanes = Geometry(part.rows, part.columns * row.words, part.kernel)
-        decode_array(_method(section), blob, out, row.kind, lanes, state)
-        return
-    signed = row.kind == "signed"
-    view = out.view(np.dtype(f"i{out.itemsize}")) if signed else out
-    decode_symbols(_method(section), blob, view, part, bits, state)
+    row = sink.params.code_words()
+    bits = sink.params.symbol_bits
+    if bits is not None:
+        view = codes.view(np.dtype(f"i{codes.itemsize}")) if row.kind == "signed" else codes
+        if mask is not None:
+            codes[:] = 0
+        decode_symbols(_method(section), blob, view, part, bits, state, mask)
+    elif mask is None:
+        _decode_words(blob, section, codes, part, row, state)
+    else:
+        kept = Geometry(1, int(np.count_nonzero(mask)))
+        words = empty_words(kept.elements, row)
+        _decode_words(blob, section, words, kept, row, state)
+        codes[:] = 0
+        codes.reshape(-1, row.words)[mask] = words.reshape(-1, row.words)
+
+
+def _decode_words(
+    blob: memoryview, section: Section, out: np.ndarray, part: Geometry, row: WireType, state: State
+) -> None:
+    lanes = Geometry(part.rows, part.columns * row.words, part.kernel)
+    decode_array(_method(section), blob, out, row.kind, lanes, state)
 
 
 def _method(section: Section) -> Method:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 import numpy as np
@@ -42,12 +42,16 @@ _CHUNKS_IN_FLIGHT = 6 << 20  # elements
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor on its way into a file: its values, or the name of the earlier tensor that it is tied to."""
+    """One tensor on its way into a file: its values, or the name of the earlier tensor that it is tied to.
+
+    copied: not tied to that tensor, but equal to it; it gets memory of its own.
+    """
 
     name: str
     tensor: CompressedTensor | None
     tied_to: str | None = None
     note: str | None = None
+    copied: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,14 @@ class Summary:
 
 @dataclass
 class _Item:
-    """A segment that waits for its chunk. The first segment of a tensor brings the tables."""
+    """A segment that waits for its chunk. The first segment of a tensor brings the tables.
+
+    codes: of the whole tensor.
+    """
 
     tensor: int
     value: CompressedTensor
+    codes: Tensor
     number: int
     start: int
     part: Geometry
@@ -103,7 +111,7 @@ def write_tsr(
         sink.write(blob)
         checksums += xxh3_64(blob).to_bytes(CHECKSUM, "little")
     index = builder.index(source, attachments)
-    tail = encode_tail(index, bytes(checksums))
+    tail = encode_tail(index, bytes(checksums), builder.coding.profile == "small")
     tail += len(tail).to_bytes(4, "little")
     sink.write(tail)
     content_id = sink.content_id.digest()
@@ -164,9 +172,10 @@ class _Builder:
             if entry.tensor is None:
                 continue
             shared = self._shared_tables(position, entry.tensor)
+            codes = params_of(entry.tensor).codes(entry.tensor).reshape(-1)
             start = 0
             for number, part in enumerate(segment_geometries(entry.tensor.shape)):
-                yield _Item(position, entry.tensor, number, start, part, shared), part.elements
+                yield _Item(position, entry.tensor, codes, number, start, part, shared), part.elements
                 start += part.elements
         for name, data in attachments.items():
             if len(data) > MAX_ATTACHMENT:
@@ -185,7 +194,7 @@ class _Builder:
             first = self.entries[target].tied_to
             target = target if first is None else first
             common = self.entries[target].common
-            self.entries.append(TensorEntry(entry.name, common, None, False, entry.note, (), target))
+            self.entries.append(TensorEntry(entry.name, common, None, False, entry.note, (), target, entry.copied))
             return position
         tensor = entry.tensor
         if len(tensor.shape) > MAX_RANK:
@@ -201,7 +210,7 @@ class _Builder:
         shared = {}
         params = params_of(tensor)
         for table in params.tables(tensor.shape):
-            words = to_words(getattr(tensor, table.role), wire_type(table.dtype, table.role))
+            words = to_words(params.table(tensor, table.role), wire_type(table.dtype, table.role))
             if words.nbytes < 8:
                 continue  # a reference would not be smaller
             key = (table.role, table.shape, words.tobytes() if words.nbytes <= 1024 else _digest(words))
@@ -240,7 +249,7 @@ class _Builder:
             elif role == "codes":
                 method, blob = self._encode_codes(item, mask, state)
             else:
-                table = getattr(value, role)
+                table = params.table(value, role)
                 method, blob = self._encode_array(table, geometry(table.shape), None, state)
             sections.append(Section(role, method, len(blob)))
             blobs.append(blob)
@@ -249,13 +258,14 @@ class _Builder:
     def _encode_codes(self, item: _Item, mask: Tensor | None, state: State) -> tuple[Method, bytes]:
         params = params_of(item.value)
         part = item.part
-        codes = params.codes(item.value).reshape(-1)[item.start : item.start + part.elements]
-        if mask is not None:
-            part = Geometry(1, int(mask.sum()))
+        codes = item.codes[item.start : item.start + part.elements]
         if params.symbol_bits is None:
+            if mask is not None:
+                part = Geometry(1, int(mask.sum()))
             return self._encode_array(codes, part, mask, state)
-        symbols = kept(codes.numpy(), mask, 1)
-        return encode_symbols(np.ascontiguousarray(symbols), part, params.symbol_bits, self.coding, state)
+        symbols = np.ascontiguousarray(codes.numpy())
+        where = None if mask is None else np.ascontiguousarray(mask.numpy())
+        return encode_symbols(symbols, part, params.symbol_bits, self.coding, state, where)
 
     def _encode_array(self, values: Tensor, part: Geometry, mask: Tensor | None, state: State) -> tuple[Method, bytes]:
         row = wire_type(values.dtype, "values")
@@ -269,9 +279,7 @@ class _Builder:
         for position, entry in enumerate(self.entries):
             count = 0 if entry.params is None else len(segment_geometries(entry.common.shape))
             segments = tuple(self.sections[position, number] for number in range(count))
-            tensors.append(
-                TensorEntry(entry.name, entry.common, entry.params, entry.masked, entry.note, segments, entry.tied_to)
-            )
+            tensors.append(replace(entry, segments=segments))
         attached = tuple(AttachmentEntry(name, self.attachments[name]) for name in attachments)
         return Index(source, tuple(tensors), attached, tuple(self.chunk_items))
 

@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tersor.disguise import recognise
 from tersor.matrices import mask_matrix
 from tersor.quantization.config import RepresentationConfig, owned_mask
-from tersor.tensors import Dense
+from tersor.tensors import CompressedTensor, Dense
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,13 @@ class Lossless(RepresentationConfig):
 
     name: ClassVar[str] = "lossless"
 
-    def fit(self, weight: Tensor, mask: Tensor | None = None) -> Dense:
-        """A `Dense` of the weight's own dtype, a copy of the weight; masked positions hold zero."""
+    def fit(self, weight: Tensor, mask: Tensor | None = None) -> CompressedTensor:
+        """What the weight is in disguise (see `disguise.recognise`), else a `Dense` of its own dtype.
+
+        The result is a copy of the weight. Under a mask it is always `Dense`; masked positions hold zero.
+        """
+        if mask is None and (found := recognise(weight)) is not None:
+            return found
         return Dense(weight.shape, weight.dtype, owned_mask(mask), masked_copy(weight, mask))
 
 

@@ -16,6 +16,8 @@ from tersor.container.kinds import (
     CodebookParams,
     DenseParams,
     Params,
+    PatchedParams,
+    SignedZerosParams,
     TernaryParams,
     UniformParams,
     kept,
@@ -111,7 +113,7 @@ def _report(entry: TensorEntry, tensor: CompressedTensor | None, tied: str | Non
         name=entry.name,
         shape=tuple(entry.common.shape),
         dtype=str(entry.common.dtype).removeprefix("torch."),
-        representation="tied" if entry.params is None else describe(entry.params, entry.masked),
+        representation=_alias(entry) if entry.params is None else describe(entry.params, entry.masked),
         weights=weights,
         stored_bytes=entry.stored_bytes,
         bits=bits,
@@ -122,17 +124,26 @@ def _report(entry: TensorEntry, tensor: CompressedTensor | None, tied: str | Non
     )
 
 
+def _alias(entry: TensorEntry) -> str:
+    return "copy" if entry.copied else "tied"
+
+
 def describe(params: Params, masked: bool) -> str:
     """A representation in a few words."""
     words = "?"
     if isinstance(params, DenseParams):
         words = str(params.values.dtype).removeprefix("torch.")
     elif isinstance(params, UniformParams):
-        grid = "affine" if params.affine else "offset" if params.offset else "symmetric"
+        kinds = {"affine": params.affine, "offset": params.offset, "signed zero": params.signed_zero}
+        grid = next((kind for kind, present in kinds.items() if present), "symmetric")
         where = {0x00: "tensor", 0x20: "channel"}.get(params.granularity, f"group of {params.group_size}")
         words = f"uniform {params.bits} bit {grid} per {where}"
     elif isinstance(params, CodebookParams):
         words = f"codebook {params.books} x {params.centroids}" if params.books > 1 else f"codebook {params.centroids}"
+    elif isinstance(params, PatchedParams):
+        words = f"{describe(params.base, False)}, {params.patches} x {params.run} exact"
+    elif isinstance(params, SignedZerosParams):
+        words = f"{describe(params.base, False)}, signed zeros"
     elif isinstance(params, (BinaryParams, TernaryParams)):
         words = f"{params.represents.kind} per {'channel' if params.per_row else 'tensor'}"
     return words + (", sparse" if masked else "")

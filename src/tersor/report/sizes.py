@@ -47,5 +47,5 @@ class Sizes:
 
 def sizes_of(index: Index, before: int, after: int, seconds: float | None = None) -> Sizes:
     """Sizes of a file with this index."""
-    weights = sum(entry.common.shape.numel() for entry in index.tensors if entry.tied_to is None)
+    weights = sum(entry.common.shape.numel() for entry in index.tensors if entry.tied_to is None or entry.copied)
     return Sizes(before, after, weights, len(index.tensors), seconds)

@@ -34,7 +34,9 @@ def inspection_text(found: Inspection) -> str:
     """An Inspection as a table."""
     rows = []
     for tensor in found.tensors:
-        what = f"tied to {tensor.tied_to}" if tensor.tied_to is not None else tensor.representation
+        what = tensor.representation
+        if tensor.tied_to is not None:
+            what += f" {'to' if what == 'tied' else 'of'} {tensor.tied_to}"
         rows.append(
             [
                 tensor.name,

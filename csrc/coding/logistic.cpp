@@ -1,4 +1,4 @@
-#include "coding/adaptive_model.hpp"
+#include "coding/logistic.hpp"
 
 namespace tersor {
 namespace {
@@ -25,19 +25,11 @@ constexpr LogisticTables make_tables() {
         while (logit < kMaxLogit && squashed() < p * 16 + 8) ++logit;
         tables.stretch[p] = static_cast<std::int16_t>(logit);
     }
-    for (std::size_t n = 0; n < tables.rate.size(); ++n) {
-        tables.rate[n] = (1 << 16) / (static_cast<std::int32_t>(n) + 2);
-    }
     return tables;
 }
 
 }  // namespace
 
 constexpr LogisticTables kLogistic = make_tables();
-
-MixedModel::MixedModel(std::size_t nodes, std::size_t contexts, std::size_t mixers)
-    : nodes_(nodes), contexts_(contexts), counters_(nodes * (1 + 2 * contexts)), weights_(mixers) {
-    for (Weights& w : weights_) w.fill((1 << 16) / static_cast<std::int32_t>(kInputs));
-}
 
 }  // namespace tersor
