@@ -55,7 +55,8 @@ def clustered(network: str, bits: int) -> dict[str, Any] | None:
     row = lossless_row(f"{network}, a third, {2**bits} values", state)
     row["given_codes"] = len(file_bytes(model))
     row["xz"] = len(lzma.compress(save(state), preset=9))
-    row["deepcabac_codes"] = len(DeepCabac().encode([_ranks(entry.tensor) for entry in model.entries])[0])
+    streams = DeepCabac().encode([_ranks(entry.tensor) for entry in model.entries])
+    row["deepcabac_codes"] = sum(len(blob) for blob, _ in streams)
     return row
 
 

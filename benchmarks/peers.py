@@ -15,11 +15,14 @@ Integers = Sequence[NDArray[np.int32]]
 
 
 class DeepCabac:
-    """nncodec 2.1.3's entropy coder for given integers, its settings chosen by trial: the smallest kept."""
+    """nncodec 2.1.3's entropy coder for given integers: a stream a tensor, as its files have them, without headers.
+
+    The settings of each tensor are found by trial: the smallest stream counts.
+    """
 
     name = "nncodec DeepCABAC"
     _UNARY = 10  # nncodec's default length of the unary part
-    _SCANS = (0, 1)  # by rows; by blocks of 8 x 8
+    _SCANS = (0, 1, 2, 3)  # by rows; by square blocks of 8, 16, 32
 
     def __init__(self) -> None:
         from nncodec.extensions import deepCABAC
@@ -27,26 +30,31 @@ class DeepCabac:
         self._core = deepCABAC
         self._off = (deepCABAC.HdspMode.AlwaysOff, np.zeros(2, np.int8))
 
-    def encode(self, tensors: Integers) -> tuple[bytes, int]:
-        """All tensors in one stream; (bytes, the scan order that `decode` needs)."""
-        streams = [(self._stream(tensors, scan, fit), scan) for scan in self._SCANS for fit in (0, 1)]
-        return min(streams, key=lambda stream: len(stream[0]))
+    def encode(self, tensors: Integers) -> list[tuple[bytes, int]]:
+        """Each tensor's bytes with the scan order that `decode` needs."""
+        return [
+            min(
+                ((self._stream(tensor, scan, fit), scan) for scan in self._SCANS for fit in (0, 1)),
+                key=lambda stream: len(stream[0]),
+            )
+            for tensor in tensors
+        ]
 
-    def _stream(self, tensors: Integers, scan: int, fit: int) -> bytes:
+    def _stream(self, tensor: NDArray[np.int32], scan: int, fit: int) -> bytes:
         encoder = self._core.Encoder()
         encoder.initCtxModels(self._UNARY, fit)
-        for tensor in tensors:
-            encoder.encodeLayer(tensor, 0, scan, 0, 0, 0, np.zeros(len(tensor), np.int32), *self._off, 0, 0)
+        dead = (~tensor.any(axis=1)).astype(np.int32)
+        encoder.encodeLayer(tensor, 0, scan, 0, 0, int(dead.any()), dead, *self._off, 0, 0)
         return encoder.finish().tobytes()
 
-    def decode(self, blob: bytes, out: Integers, scan: int) -> None:
+    def decode(self, streams: list[tuple[bytes, int]], out: Integers) -> None:
         """Fills `out`."""
-        decoder = self._core.Decoder()
-        decoder.setStream(np.frombuffer(blob, np.uint8))
-        decoder.initCtxModels(self._UNARY)
-        for tensor in out:
+        for (blob, scan), tensor in zip(streams, out, strict=True):
+            decoder = self._core.Decoder()
+            decoder.setStream(np.frombuffer(blob, np.uint8))
+            decoder.initCtxModels(self._UNARY)
             decoder.decodeLayer(tensor, 0, scan, 0, 0, *self._off, 0, 0)
-        decoder.finish()
+            decoder.finish()
 
 
 class Zstd1:

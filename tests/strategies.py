@@ -79,7 +79,7 @@ def signed_zeros(draw: st.DrawFn) -> SignedZeros:
     base = draw(plain_tensors().filter(lambda tensor: tensor.dtype.is_floating_point))
     generator = torch.Generator().manual_seed(draw(seeds))
     mask = torch.rand(base.shape, generator=generator) < draw(st.sampled_from([0.0, 0.2, 0.9, 1.0]))
-    negative = torch.rand(base.numel - int(mask.sum()), generator=generator) < 0.5
+    negative = torch.rand(matrix_shape(base.shape), generator=generator) < 0.5
     return SignedZeros(base.shape, base.dtype, mask, replace(base, mask=mask), negative)
 
 

@@ -4,6 +4,7 @@ import torch
 from hypothesis import assume, given, settings
 
 from tersor import tensors
+from tersor.centring import centred, zero_levels
 from tersor.layers import matrix_shape
 from tersor.tensors import Binary, Codebook, Dense, Ternary, Uniform
 from tests.strategies import compressed_tensors, patched_tensors, plain_tensors, same_bits, signed_zeros
@@ -31,7 +32,9 @@ def obvious_weight(tensor, r, c, rows, length):
             q = -(-q - 1)  # -0.0 for -1
         scale = float(tensor.scale[row, group])
         if tensor.offset is not None:
-            product = float(np.float32(scale * (q + 2 ** (tensor.bits - 1))))
+            zero = int(zero_levels(tensor.scale[row, group], tensor.offset[row, group], tensor.bits))
+            level = (int(q) + zero) % 2**tensor.bits
+            product = float(np.float32(scale * level))
             return product + float(tensor.offset[row, group])
         zero = 0.0 if tensor.zero is None else float(tensor.zero[row, group])
         return (q - zero) * scale
@@ -108,6 +111,7 @@ def test_offset_grids_count_from_the_bottom_and_round_twice():
     shape = torch.Size([1, 4])
     codes = torch.tensor([[-8, -2, 4, 7]], dtype=torch.int8)
     step, offset = torch.tensor([[0.1]]), torch.tensor([[-0.73]])
+    codes = centred(codes, step, offset, 4, 4)
     values = Uniform(shape, torch.float32, None, 4, codes, step, None, 4, offset).dequantize()
     count = np.array([[0, 6, 12, 15]], np.float32)
     assert values.numpy().tobytes() == (np.float32(0.1) * count + np.float32(-0.73)).tobytes()
@@ -183,4 +187,5 @@ def test_signed_zeros_are_its_base_but_for_signs(tensor):
     values, base = tensor.dequantize(), tensor.base.dequantize()
     assert same_bits(values[tensor.mask], base[tensor.mask])
     assert not values[~tensor.mask].to(torch.float64).any()
-    assert values[~tensor.mask].to(torch.float64).signbit().tolist() == tensor.negative.tolist()
+    negative = tensor.negative.reshape(tensor.shape)[~tensor.mask]
+    assert torch.equal(values[~tensor.mask].to(torch.float64).signbit(), negative)

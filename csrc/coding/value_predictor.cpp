@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::int64_t kMostPrediction = 1 << 23;  // 2^15
 constexpr std::int64_t kMostWeight = 1 << 19;
-constexpr std::int64_t kRate = 15;  // 15 / 2^8 = 0.06 of the error, spread over the inputs
+constexpr std::int64_t kRate = 9;  // 9 / 2^8 = 0.035 of the error, spread over the inputs
 
 }  // namespace
 

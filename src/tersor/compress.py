@@ -13,6 +13,7 @@ from typing import IO
 import torch
 from torch import Tensor, nn
 
+from tersor.centring import centred
 from tersor.coding import CodingConfig
 from tersor.container.writer import Entry, Summary, write_tsr
 from tersor.disguise import Duplicates
@@ -228,12 +229,15 @@ def _fit(job: _Job) -> tuple[Entry, int]:
 
 
 def _on_grid(info: TensorInfo, grid: Grid) -> Uniform:
+    codes = grid.codes
+    if grid.offset is not None:
+        codes = centred(codes, grid.scale, grid.offset, grid.bits, grid.group_size)
     return Uniform(
         torch.Size(info.shape),
         info.dtype,
         None,
         grid.bits,
-        grid.codes,
+        codes,
         grid.scale,
         None,
         grid.group_size,

@@ -18,6 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tersor.centring import wrapped, zero_levels
 from tersor.layers import matrix_shape
 
 _BLOCK = 1 << 20
@@ -124,15 +125,16 @@ class Dense(CompressedTensor):
 
 @dataclass(frozen=True)
 class Uniform(CompressedTensor):
-    """Integer codes on a uniform grid: w = scale * (q - zero), or w = scale * (q + 2^(bits-1)) + offset.
+    """Integer codes on a uniform grid: w = scale * (q - zero), or w = scale * level + offset.
 
     codes: int8 (bits <= 8) or int16, shape `shape`, in [-2^(bits-1), 2^(bits-1) - 1].
     scale: float32 (O, G); (1, 1) for one step a tensor. May be negative: the grid has one more level below
            zero than above it, and the sign of the step says which tail of the weights gets that level.
     zero:  int32 like `scale`, or None for a symmetric grid (zero = 0).
-    offset: float32 like `scale`: the value at the bottom of the range, from which codes then count; or None.
-           Excludes `zero`. The product and the sum are rounded to float32 one after the other (no fused operation),
-           as the formats do that store such grids.
+    offset: float32 like `scale`: the value at the bottom of the range, from which levels 0 to 2^bits - 1 count; or
+           None. Excludes `zero`. Codes are levels less the level of zero (`centring.zero_levels`), modulo 2^bits. The
+           product and the sum are rounded to float32 one after the other (no fused operation), as the formats do that
+           store such grids.
     group_size: weights of a row that share a step; N (the row's length) for one step a row, 0 for one step a
            tensor. The last group of a row may be shorter: G = ceil(N / group_size).
     signed_zero: codes are one's complements, so that each sign of zero has one: a code q < 0 stands for -(~q * scale),
@@ -169,24 +171,33 @@ class Uniform(CompressedTensor):
             magnitudes = torch.where(codes < 0, ~codes, codes).to(torch.float32)
             magnitudes *= self._of_each_weight(self.scale, row, column)
             return torch.where(codes < 0, -magnitudes, magnitudes)
+        if self.offset is not None:
+            return self._above_offset(codes, self.offset, row, column)
         q = codes.to(torch.float32)
         if self.zero is not None:
             q -= self._of_each_weight(self.zero, row, column).to(torch.float32)
-        elif self.offset is not None:
-            q += 1 << self.bits - 1
         q *= self._of_each_weight(self.scale, row, column)
-        if self.offset is not None:
-            q += self._of_each_weight(self.offset, row, column)
         return q
 
+    def _above_offset(self, codes: Tensor, offset: Tensor, row: slice, column: slice) -> Tensor:
+        scales, offsets = (steps if self.group_size == 0 else steps[row] for steps in (self.scale, offset))
+        half = 1 << self.bits - 1
+        zeros = (zero_levels(scales, offsets, self.bits) - half).to(codes.dtype)
+        levels = wrapped(codes + self._spread(zeros, column), self.bits).to(torch.float32)
+        levels += half
+        levels *= self._spread(scales, column)
+        levels += self._spread(offsets, column)
+        return levels
+
     def _of_each_weight(self, steps: Tensor, row: slice, column: slice) -> Tensor:
-        """The entries of `scale`, `zero` or `offset` for the weights of a block, in a shape that broadcasts to it."""
-        if self.group_size == 0:
-            return steps
+        """The entries of `scale` or `zero` for the weights of a block, in a shape that broadcasts to it."""
+        return steps if self.group_size == 0 else self._spread(steps[row], column)
+
+    def _spread(self, steps: Tensor, column: slice) -> Tensor:
+        """Entries (rows, G) or (1, 1) for the columns of a block."""
         if steps.shape[1] == 1:
-            return steps[row]
-        group = torch.arange(column.start, column.stop) // self.group_size
-        return steps[row].index_select(1, group)
+            return steps
+        return steps.index_select(1, torch.arange(column.start, column.stop) // self.group_size)
 
 
 @dataclass(frozen=True)
@@ -319,8 +330,8 @@ class Patched(CompressedTensor):
 class SignedZeros(CompressedTensor):
     """A pruned representation whose pruned weights have signs: a mask that multiplies a negative weight leaves -0.0.
 
-    base:     of the same shape, dtype (a real float) and mask, which is not None.
-    negative: bool (Z,): for each pruned weight, in C order, whether it is -0.0.
+    base:     of the same shape, dtype (a real float) and mask.
+    negative: bool (O, N), True where a pruned weight is -0.0; ignored where weights are kept.
     """
 
     kind: ClassVar[str] = "signed zeros"
@@ -328,13 +339,12 @@ class SignedZeros(CompressedTensor):
     base: CompressedTensor
     negative: Tensor
 
-    def dequantize(self) -> Tensor:
+    def dequantize_block(self, codes: Tensor, mask: Tensor | None, row: slice, column: slice) -> Tensor:
         """As in the base class, pruned weights +0.0 or -0.0."""
-        assert self.base.mask is not None
-        result = self.base.dequantize()
-        octets = result.reshape(-1).view(torch.uint8).reshape(-1, self.dtype.itemsize)
-        places = (~self.base.mask).reshape(-1).nonzero().reshape(-1)
-        octets[places, self.dtype.itemsize - 1] = self.negative.to(torch.uint8) << 7
+        result = self.base.dequantize_block(codes, mask, row, column).contiguous()
+        if mask is not None:
+            signs = (self.negative[row, column] & ~mask).view(torch.uint8) << 7
+            result.view(torch.uint8).reshape(-1, self.dtype.itemsize)[:, -1] |= signs.reshape(-1)
         return result
 
     @property
@@ -343,7 +353,7 @@ class SignedZeros(CompressedTensor):
         return self.base.per_weight
 
     def _values(self, codes: Tensor, row: slice, column: slice) -> Tensor:
-        raise NotImplementedError("which signs are those of a block depends on all zeros before it")
+        return self.base._values(codes, row, column)
 
 
 def word_dtype(dtype: torch.dtype) -> torch.dtype:

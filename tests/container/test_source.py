@@ -50,7 +50,7 @@ def test_what_cannot_be_read_at_random_is_refused(tmp_path):
         Source(tmp_path / "missing")
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    writer = threading.Thread(target=lambda: pipe.write_bytes(b"x"), daemon=True)
+    writer = threading.Thread(target=lambda: pipe.open("wb").close(), daemon=True)
     writer.start()
     with pytest.raises(InputError, match=r"pipe: cannot be read at random .*; copy it to a file"):
         Source(pipe)

@@ -244,7 +244,8 @@ def describe(values, geometry, kept):
     rows = told(dead_rows, geometry.rows, sum(row in dead_rows for row, _, _ in there))
     channels = told(dead_channels, geometry.columns, sum(channel in dead_channels for _, channel, _ in there))
     alone = [value for _, _, value in there]
-    return alone.count(0) > 3 * (alone.count(1) + alone.count(-1)), rows, channels
+    zeros = alone.count(0) + len(values) - len(alone)  # what is not kept counts as 0
+    return zeros > 3 * (alone.count(1) + alone.count(-1)), rows, channels
 
 
 def _run(coder, symbols, geometry, bits, signed, model, kept):

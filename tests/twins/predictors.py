@@ -109,7 +109,7 @@ class Values:
         power = 16 + len(self.before) * (mean * mean >> 24) + sum(x * x for x in self.before)
         log = fixed_log2(power)
         inverse, shift = fixed_exp2(-(log & 4095), 16), (log >> 12) + 16
-        scaled = rounded_shift(15 * ((value << 8) - self.prediction) * inverse, 8)
+        scaled = rounded_shift(9 * ((value << 8) - self.prediction) * inverse, 8)
         for i, x in enumerate(self.before):
             self.weights[i] = clamp(self.weights[i] + rounded_shift(scaled * x, shift - 8), -(2**19), 2**19)
 

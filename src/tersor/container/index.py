@@ -220,7 +220,7 @@ def decode_index(coded: bytes, chunks: int) -> Index:
     for kind, listed in (("tensors", names), ("attachments", attachment_names)):
         if len(set(listed)) != len(listed):
             raise CorruptFileError(f"two {kind} have the same name")
-    kinds = [source.byte() for _ in range(count)]
+    kinds = source.column(count)
     ties = _read_ties(source, kinds)
     notes = [source.string("note") if kind & _NOTED else None for kind in kinds]
     own = [position for position in range(count) if ties[position] is None]
@@ -228,8 +228,6 @@ def decode_index(coded: bytes, chunks: int) -> Index:
     params: dict[int, Params] = {}
     for position in own:
         params[position] = kind_of(kinds[position] & 15).read(source, commons[position])
-        if not params[position].fits(commons[position].dtype):
-            raise CorruptFileError(f"kind {kinds[position] & 15} of a tensor of {commons[position].dtype}")
     entries: list[TensorEntry] = []
     for position, name in enumerate(names):
         masked = bool(kinds[position] & _MASKED)
@@ -248,7 +246,7 @@ def decode_index(coded: bytes, chunks: int) -> Index:
     return Index(SOURCES[origin], tuple(entries), attachments, chunk_items)
 
 
-def _read_ties(source: ByteReader, kinds: list[int]) -> list[int | None]:
+def _read_ties(source: ByteReader, kinds: bytes) -> list[int | None]:
     ties: list[int | None] = []
     for position, kind in enumerate(kinds):
         if kind & 15 not in (COPY, TIE):
@@ -262,8 +260,8 @@ def _read_ties(source: ByteReader, kinds: list[int]) -> list[int | None]:
 
 
 def _read_commons(source: ByteReader, own: list[int]) -> dict[int, Common]:
-    dtypes = [wire_type_of(source.byte()).dtype for _ in own]
-    ranks = [source.byte() for _ in own]
+    dtypes = [wire_type_of(number).dtype for number in source.column(len(own))]
+    ranks = source.column(len(own))
     if any(rank > MAX_RANK for rank in ranks):
         raise LimitError(f"a tensor of rank {max(ranks)}; the limit is {MAX_RANK}")
     commons = {}

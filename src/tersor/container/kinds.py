@@ -49,12 +49,6 @@ class DenseParams(Params):
                 raise CorruptFileError(f"values of {values.dtype} for a tensor of {common.dtype}")
         return cls(values)
 
-    def fits(self, dtype: torch.dtype) -> bool:
-        """See `Params`."""
-        return dtype == self.values.dtype or (
-            dtype.is_floating_point and self.values.kind != "bool" and self.values.words == 1
-        )
-
     def code_words(self) -> WireType:
         """See `Params`."""
         return self.values
@@ -113,10 +107,6 @@ class CodebookParams(Params):
             raise CorruptFileError("an empty codebook")
         return cls(bits, books, centroids, common.dtype if own else torch.float32)
 
-    def fits(self, dtype: torch.dtype) -> bool:
-        """See `Params`."""
-        return dtype == self.values or dtype.is_floating_point
-
     def tables(self, shape: torch.Size) -> list[Table]:
         """See `Params`."""
         return [Table("codebook", self.values, (self.books, self.centroids))]
@@ -136,9 +126,13 @@ class CodebookParams(Params):
 
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Codebook:
         """See `Params`."""
+        return Codebook(common.shape, common.dtype, mask, self.bits, self.checked(codes), tables[0])
+
+    def checked(self, codes: Tensor) -> Tensor:
+        """See `Params`."""
         if codes.numel() and int(codes.max()) >= self.centroids:
             raise CorruptFileError(f"a code {int(codes.max())} points outside of a codebook of {self.centroids}")
-        return Codebook(common.shape, common.dtype, mask, self.bits, codes, tables[0])
+        return codes
 
 
 @dataclass(frozen=True)
@@ -193,9 +187,13 @@ class BinaryParams(_Scaled):
 
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Binary:
         """See `Params`."""
+        return Binary(common.shape, common.dtype, mask, self.checked(codes), tables[0])
+
+    def checked(self, codes: Tensor) -> Tensor:
+        """See `Params`."""
         if codes.numel() and int(codes.max()) > 1:
             raise CorruptFileError("a sign that is neither 0 nor 1")
-        return Binary(common.shape, common.dtype, mask, codes.view(torch.bool), tables[0])
+        return codes.view(torch.bool)
 
 
 @dataclass(frozen=True)
@@ -220,9 +218,13 @@ class TernaryParams(_Scaled):
 
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Ternary:
         """See `Params`."""
+        return Ternary(common.shape, common.dtype, mask, self.checked(codes), tables[0])
+
+    def checked(self, codes: Tensor) -> Tensor:
+        """See `Params`."""
         if codes.numel() and int(codes.min()) < -1:
             raise CorruptFileError("a ternary code below -1")
-        return Ternary(common.shape, common.dtype, mask, codes, tables[0])
+        return codes
 
 
 @dataclass(frozen=True)
@@ -256,9 +258,9 @@ class _Wrapped(Params):
         """See `Params`."""
         return self.base.codes(tensor.base)
 
-    def fits(self, dtype: torch.dtype) -> bool:
+    def checked(self, codes: Tensor) -> Tensor:
         """See `Params`."""
-        return self.base.fits(dtype)
+        return self.base.checked(codes)
 
 
 @dataclass(frozen=True)
@@ -308,70 +310,45 @@ class PatchedParams(_Wrapped):
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Patched:
         """See `Params`."""
         *others, gaps, values = tables
-        base = self.base.build(common, mask, others, codes)
-        return Patched(common.shape, common.dtype, mask, base, self.run, self._places(common, gaps), values)
-
-    def skeleton(self, common: Common, tables: list[Tensor]) -> Patched:
-        """See `Params`."""
-        *others, gaps, values = tables
-        base = self.base.skeleton(common, others)
-        return Patched(common.shape, common.dtype, None, base, self.run, self._places(common, gaps), values)
-
-    def block(self, whole: CompressedTensor, codes: Tensor, row: slice, column: slice) -> Tensor:
-        """See `Params`."""
-        assert isinstance(whole, Patched)
-        return self.base.block(whole.base, codes, row, column)
-
-    def _places(self, common: Common, gaps: Tensor) -> Tensor:
         runs = common.shape.numel() // self.run
         places = (gaps + 1).cumsum(0) - 1
         # Gaps below MAX_ELEMENTS: a sum that wraps around does not ascend.
         outside = bool(((gaps < 0) | (gaps >= runs) | (places >= runs)).any())
         if outside or bool((places.diff() <= 0).any()):
             raise CorruptFileError("a patch outside of its tensor")
-        return places
+        base = self.base.build(common, mask, others, codes)
+        return Patched(common.shape, common.dtype, mask, base, self.run, places, values)
 
 
 @dataclass(frozen=True)
 class SignedZerosParams(_Wrapped):
-    """Signs of Z pruned weights."""
+    """The parameters of the base, and the signs of the weights that its mask prunes."""
 
     number = 7
     represents = SignedZeros
 
-    zeros: int
-
     @classmethod
     def of(cls, tensor: SignedZeros) -> SignedZerosParams:
         """See `Params`."""
-        return cls(params_of(tensor.base), tensor.negative.numel())
+        return cls(params_of(tensor.base))
 
     def write(self, out: ByteWriter) -> None:
         """See `Params`."""
         out.byte(self.base.number)
         self.base.write(out)
-        out.varint(self.zeros)
 
     @classmethod
     def read(cls, source: ByteReader, common: Common) -> SignedZerosParams:
         """See `Params`."""
-        base = cls._read_base(source, common)
         common.check_real("signed zeros")
-        return cls(base, source.varint(common.shape.numel(), "number of zeros"))
+        return cls(cls._read_base(source, common))
 
     def tables(self, shape: torch.Size) -> list[Table]:
         """See `Params`."""
-        return [*self.base.tables(shape), Table("negative", torch.bool, (self.zeros,))]
-
-    @property
-    def blockwise(self) -> bool:
-        """See `Params`."""
-        return False
+        return [*self.base.tables(shape), Table("negative", torch.bool, matrix_shape(shape))]
 
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> SignedZeros:
         """See `Params`."""
-        if mask is None or mask.numel() - int(mask.sum()) != self.zeros:
-            raise CorruptFileError(f"signs of {self.zeros} zeros, which are not those of the mask")
         base = self.base.build(common, mask, tables[:-1], codes)
         return SignedZeros(common.shape, common.dtype, mask, base, tables[-1])
 

@@ -51,10 +51,6 @@ class Params(ABC):
     def of(cls, tensor: Any) -> Params:
         """Parameters of a CompressedTensor of this kind."""
 
-    def fits(self, dtype: torch.dtype) -> bool:
-        """Whether a tensor of this kind can stand for one of `dtype`."""
-        return dtype.is_floating_point
-
     @abstractmethod
     def write(self, out: ByteWriter) -> None:
         """Into the index."""
@@ -84,26 +80,12 @@ class Params(ABC):
 
     @abstractmethod
     def codes(self, tensor: Any) -> Tensor:
-        """The codes of `tensor` as a file holds them, of its shape and of the dtype of `code_words`."""
+        """The codes of `tensor`, of its shape and of the dtype of `code_words`."""
 
     @abstractmethod
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> CompressedTensor:
-        """The tensor. CorruptFileError where codes point outside of their tables."""
+        """The tensor, of `checked` codes. CorruptFileError where a table makes no sense."""
 
-    @property
-    def blockwise(self) -> bool:
-        """Whether a block can be dequantized without the blocks before it: with its codes, its mask and the tables."""
-        return True
-
-    def skeleton(self, common: Common, tables: list[Tensor]) -> CompressedTensor:
-        """The tensor without mask and codes: enough for its `dequantize_block`."""
-        words = self.code_words()
-        return self.build(common, None, tables, torch.empty(0, dtype=words.dtype))
-
-    def block(self, whole: CompressedTensor, codes: Tensor, row: slice, column: slice) -> Tensor:
-        """What `per_weight` of `whole` (a skeleton will do) holds of a block, out of its codes as a file holds them.
-
-        codes: (rows, columns) of the matrix. CorruptFileError where they point outside of their tables.
-        """
-        tables = [self.table(whole, table.role) for table in self.tables(whole.shape)]
-        return self.build(Common(codes.shape, whole.dtype), None, tables, codes).per_weight
+    def checked(self, codes: Tensor) -> Tensor:
+        """Codes of any shape as the tensor holds them (its `per_weight`); CorruptFileError where one makes no sense."""
+        return codes

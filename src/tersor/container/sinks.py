@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tersor.container.dtypes import WireType, empty_words, from_words, wire_type
 from tersor.container.index import TensorEntry
-from tersor.container.kinds import DenseParams, Params
+from tersor.container.kinds import DenseParams
+from tersor.container.params import Params
 from tersor.layers import matrix_shape
 from tersor.tensors import CompressedTensor
 
@@ -186,22 +187,23 @@ class Values(Sink):
                 self._window(first, last)[:] = codes[(first - begin) * words.words : (last - begin) * words.words]
             return
         whole = self._skeleton()
-        stored = from_words(codes, words, (end - begin,))
+        per_weight = self.params.checked(from_words(codes, words, (end - begin,)))
         out = from_words(self.out, self.words, (self.end - self.begin,))
         kept = None if mask is None else torch.from_numpy(mask)
         for start, row, column in _matrix_blocks(first, last, matrix_shape(self.entry.common.shape)[1]):
             size = (row.stop - row.start, column.stop - column.start)
             piece = slice(start - begin, start - begin + size[0] * size[1])
-            block = self.params.block(whole, stored[piece].reshape(size), row, column)
             mask_block = None if kept is None else kept[piece].reshape(size)
-            values = whole.dequantize_block(block, mask_block, row, column)
+            values = whole.dequantize_block(per_weight[piece].reshape(size), mask_block, row, column)
             out[start - self.begin : start - self.begin + values.numel()] = values.reshape(-1)
 
     def _skeleton(self) -> CompressedTensor:
         """The tensor without codes; waits for the thread that decodes its tables."""
         if self._whole is None:
             shared = {role: owner.result()[role] for role, owner in self.shared.items()}
-            self._whole = self.params.skeleton(self.entry.common, _ordered(self.entry, {**self.own.result(), **shared}))
+            tables = _ordered(self.entry, {**self.own.result(), **shared})
+            no_codes = from_words(empty_words(0, self.params.code_words()), self.params.code_words(), (0,))
+            self._whole = self.params.build(self.entry.common, None, tables, no_codes)
         return self._whole
 
     def fail(self, error: BaseException) -> None:

@@ -5,19 +5,18 @@ Legend: O output channels (rows), N weights a row, G groups a row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tersor.container.centring import centred, uncentred
 from tersor.container.dtypes import WireType, wire_type
 from tersor.container.params import MAX_ELEMENTS, Common, Params, Table
 from tersor.container.wire import ByteReader, ByteWriter
 from tersor.ends import steps_of_ends
 from tersor.errors import CorruptFileError
 from tersor.layers import matrix_shape
-from tersor.tensors import CompressedTensor, Uniform
+from tersor.tensors import Uniform
 
 _TENSOR, _ROW, _GROUP, _GROUP_ENDS = 0x00, 0x20, 0x40, 0x60
 _AFFINE, _OFFSET = 0x10, 0x80
@@ -98,32 +97,10 @@ class UniformParams(Params):
 
     def codes(self, tensor: Uniform) -> Tensor:
         """See `Params`."""
-        if tensor.offset is None:
-            return tensor.codes
-        return centred(tensor.codes, tensor.scale, tensor.offset, tensor.bits, tensor.group_size)
+        return tensor.codes
 
     def build(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Uniform:
         """See `Params`."""
-        grid = self._grid(common, mask, tables, codes)
-        if grid.offset is None:
-            return grid
-        return replace(grid, codes=uncentred(codes, grid.scale, grid.offset, self.bits, self.group_size))
-
-    def skeleton(self, common: Common, tables: list[Tensor]) -> Uniform:
-        """See `Params`."""
-        return self._grid(common, None, tables, torch.empty(0, dtype=self.code_words().dtype))
-
-    def block(self, whole: CompressedTensor, codes: Tensor, row: slice, column: slice) -> Tensor:
-        """See `Params`."""
-        assert isinstance(whole, Uniform)
-        if whole.offset is None:
-            return codes
-        rows = row if whole.scale.shape[0] > 1 else slice(None)
-        steps = whole.scale[rows], whole.offset[rows]
-        return uncentred(codes, *steps, self.bits, self.group_size, column.start)
-
-    def _grid(self, common: Common, mask: Tensor | None, tables: list[Tensor], codes: Tensor) -> Uniform:
-        """With codes as they are."""
         scale, second = tables[0], tables[1] if len(tables) > 1 else None
         zero, offset = second if self.affine else None, second if self.offset else None
         ends: tuple[Tensor | None, Tensor | None] = (None, None)

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tersor.container.dtypes import empty_words, to_words, wire_type
+from tersor.container.dtypes import empty_words, wire_type
 from tersor.container.reader import Reader
 from tersor.container.segments import decode_items
-from tersor.container.sinks import Representation, Sink, Tables, Values
+from tersor.container.sinks import Tables, Values
 
 
 def check_chunks(reader: Reader, executor: Executor | None) -> None:
@@ -45,49 +45,34 @@ def fill(reader: Reader, outs: Mapping[int, np.ndarray], executor: Executor | No
 
 
 def _fill_own(reader: Reader, outs: Mapping[int, np.ndarray], executor: Executor | None) -> None:
-    sinks: dict[int, Sink] = {}
+    sinks: dict[int, Values] = {}
     for position in sorted(outs):
         sinks[position] = _whole_sink(reader, position, outs[position], sinks)
-    left = {position: len(reader.chunks_of(position)) for position in outs}
 
-    def decode(chunk: int) -> dict[int, Sink]:
+    def decode(chunk: int) -> None:
         held = {item.tensor for item in reader.chunks[chunk] if item.tensor is not None and item.tensor in sinks}
         mine = {position: sinks[position] for position in held}
         try:
             decode_items(reader.chunk(chunk), reader.chunks[chunk], reader.index, mine)
         except BaseException as error:
             for position, sink in mine.items():
-                if isinstance(sink, Values) and reader.chunks_of(position).start == chunk:
+                if reader.chunks_of(position).start == chunk:
                     sink.fail(error)
             raise
-        return mine
 
     with reader.named_errors():
         wanted = sorted({chunk for position in outs for chunk in reader.chunks_of(position)})
-        for found in reader.in_order(decode, wanted, executor):
-            for position, sink in found.items():
-                left[position] -= 1
-                if left[position] == 0:
-                    del sinks[position]
-                    if isinstance(sink, Representation):
-                        tensor = sink.build(reader.shared_tables(position))
-                        outs[position][:] = to_words(tensor.dequantize(), wire_type(tensor.dtype, ""))
+        for _ in reader.in_order(decode, wanted, executor):
+            pass
 
 
-def _blockwise(reader: Reader, position: int) -> bool:
-    params = reader.index.tensors[position].params
-    return params is not None and params.blockwise
-
-
-def _whole_sink(reader: Reader, position: int, out: np.ndarray, earlier: Mapping[int, Sink]) -> Sink:
+def _whole_sink(reader: Reader, position: int, out: np.ndarray, earlier: Mapping[int, Values]) -> Values:
     entry = reader.index.tensors[position]
-    if not _blockwise(reader, position):
-        return Representation(entry)
     shared: dict[str, Future[Tables]] = {}
     for section in entry.segments[0]:
         if section.distance:
             owner = earlier.get(position - section.distance)
-            shared[section.role] = owner.own if isinstance(owner, Values) else _known(reader.shared_tables(position))
+            shared[section.role] = _known(reader.shared_tables(position)) if owner is None else owner.own
     return Values(entry, out, 0, entry.common.shape.numel(), shared=shared)
 
 
@@ -109,8 +94,7 @@ class Elements:
     """Random access to the elements of the tensor at `position` (which has content of its own), chunk by chunk.
 
     count: number of elements. words: how one is stored. runs: the whole tensor, in order.
-    Memory stays near one run, 2^20 elements, but for tensors whose kind is not `blockwise`: those are decoded once
-    and kept.
+    Memory stays near one run: 2^20 elements.
     """
 
     def __init__(self, reader: Reader, position: int) -> None:
@@ -126,12 +110,7 @@ class Elements:
         self._begins = [run.begin for run in self.runs]
         self._own: Tables | None = None
         self._shared: dict[str, Future[Tables]] = {}
-        self._whole: np.ndarray | None = None
         with reader.named_errors():
-            if not _blockwise(reader, position):
-                self._whole = self.empty(self.count)
-                fill(reader, {position: self._whole}, None)
-                return
             self._shared = {role: _known({role: table}) for role, table in reader.shared_tables(position).items()}
             tables = () if self.entry.params is None else self.entry.params.tables(self.entry.common.shape)
             if len(self.entry.segments) > 1 and len(tables) > len(self._shared):
@@ -143,8 +122,6 @@ class Elements:
 
     def read(self, begin: int, end: int) -> np.ndarray:
         """The words of elements begin..end. Reads, checks and decodes the chunks that hold them."""
-        if self._whole is not None:
-            return self._whole[begin * self.words.words : end * self.words.words].copy()
         out = self.empty(end - begin)
         sink = Values(self.entry, out, begin, end, shared=self._shared, own=self._own)
         with self.reader.named_errors():

@@ -49,8 +49,20 @@ class ByteReader:
         self.position += 1
         return self.data[self.position - 1]
 
+    def column(self, count: int) -> bytes:
+        """A column of `count` bytes."""
+        if count > len(self.data) - self.position:
+            raise CorruptFileError("the index ends early")
+        self.position += count
+        return self.data[self.position - count : self.position]
+
     def varint(self, limit: int, what: str) -> int:
         """Unsigned LEB128. LimitError above `limit`."""
+        if self.position < len(self.data):  # most numbers take one byte
+            value = self.data[self.position]
+            if value < 0x80 and value <= limit:
+                self.position += 1
+                return value
         value = 0
         for shift in range(0, 63, 7):
             byte = self.byte()

@@ -66,14 +66,10 @@ class Summary:
 
 @dataclass
 class _Item:
-    """A segment that waits for its chunk. The first segment of a tensor brings the tables.
-
-    codes: of the whole tensor.
-    """
+    """A segment that waits for its chunk. The first segment of a tensor brings the tables."""
 
     tensor: int
     value: CompressedTensor
-    codes: Tensor
     number: int
     start: int
     part: Geometry
@@ -172,10 +168,9 @@ class _Builder:
             if entry.tensor is None:
                 continue
             shared = self._shared_tables(position, entry.tensor)
-            codes = params_of(entry.tensor).codes(entry.tensor).reshape(-1)
             start = 0
             for number, part in enumerate(segment_geometries(entry.tensor.shape)):
-                yield _Item(position, entry.tensor, codes, number, start, part, shared), part.elements
+                yield _Item(position, entry.tensor, number, start, part, shared), part.elements
                 start += part.elements
         for name, data in attachments.items():
             if len(data) > MAX_ATTACHMENT:
@@ -258,7 +253,7 @@ class _Builder:
     def _encode_codes(self, item: _Item, mask: Tensor | None, state: State) -> tuple[Method, bytes]:
         params = params_of(item.value)
         part = item.part
-        codes = item.codes[item.start : item.start + part.elements]
+        codes = params.codes(item.value).reshape(-1)[item.start : item.start + part.elements]
         if params.symbol_bits is None:
             if mask is not None:
                 part = Geometry(1, int(mask.sum()))

@@ -33,7 +33,7 @@ def estimate(tensor: CompressedTensor) -> float:
         places = tensor.places.numel() * math.log2(1 + tensor.base.numel / tensor.run) / 8
         return estimate(tensor.base) + places + array_bytes(words_of(tensor.values)) + _SECTION
     if isinstance(tensor, SignedZeros):
-        return estimate(tensor.base) + _SECTION + _mask_bytes(tensor.negative.numpy())
+        return estimate(tensor.base) + _SECTION + _mask_bytes(tensor.negative.reshape(-1).numpy())
     if isinstance(tensor, Codebook):
         return total + symbol_bytes(_codes(tensor.codes, mask)) + array_bytes(words_of(tensor.codebook))
     if isinstance(tensor, Uniform):

@@ -68,7 +68,9 @@ def with_signed_zeros(values: Tensor) -> SignedZeros | None:
     cleared = torch.from_numpy(np.where(negative, words.dtype.type(0), words).view(np.uint8))
     positive = cleared.view(values.dtype).reshape(values.shape)
     base = pruned_codebook(positive) or dense_without_zeros(positive)
-    return SignedZeros(values.shape, values.dtype, base.mask, base, torch.from_numpy(negative[zeros]))
+    return SignedZeros(
+        values.shape, values.dtype, base.mask, base, torch.from_numpy(negative.reshape(matrix_shape(values.shape)))
+    )
 
 
 def _whole(values: Tensor, pruned: bool) -> Codebook | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tersor._native import core
+from tersor.centring import centred
 from tersor.disguise.words import KINDS
 from tersor.ends import find_ends
 from tersor.layers import matrix_shape
@@ -127,13 +128,16 @@ def _uniform(fit: _Fit, shape: torch.Size, dtype: torch.dtype, run: int, size: t
         return None
     scale = torch.from_numpy(fit.steps).reshape(size)
     offset = torch.from_numpy(fit.offsets).reshape(size) if fit.form == core.GridForm.offset else None
+    stored = torch.from_numpy(codes.astype(np.int8 if bits <= 8 else np.int16)).reshape(shape)
+    if offset is not None:
+        stored = centred(stored, scale, offset, bits, run)
     grouped = 0 < run < matrix_shape(shape)[1] and zero is None and not signed_zero
     return Uniform(
         shape,
         dtype,
         None,
         bits,
-        torch.from_numpy(codes.astype(np.int8 if bits <= 8 else np.int16)).reshape(shape),
+        stored,
         scale,
         None if zero is None else torch.from_numpy(zero).reshape(size),
         run,
