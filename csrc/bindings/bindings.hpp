@@ -10,5 +10,6 @@ void bind_coding(nanobind::module_& m);
 void bind_quantization(nanobind::module_& m);
 void bind_fit(nanobind::module_& m);
 void bind_disguise(nanobind::module_& m);
+void bind_calibration(nanobind::module_& m);
 
 }  // namespace tersor::bindings

@@ -8,4 +8,5 @@ NB_MODULE(_core, m) {
     tersor::bindings::bind_quantization(m);
     tersor::bindings::bind_fit(m);
     tersor::bindings::bind_disguise(m);
+    tersor::bindings::bind_calibration(m);
 }

@@ -57,5 +57,9 @@ class MismatchError(TersorError):
     exit_code = 6
 
 
+class CalibrationError(MismatchError):
+    """Samples do not fit the model, a layer saw NaN or Inf, or no sample reached a layer."""
+
+
 class TersorWarning(UserWarning):
     """Something was done differently from what was asked, without loss; the message says what and why."""

@@ -1,0 +1,43 @@
+"""Calibration: statistics from samples, and layer-wise reconstruction of quantized weights."""
+
+from tersor.calibration.batchnorm import reestimate
+from tersor.calibration.collect import collect
+from tersor.calibration.damping import Factor, factorize
+from tersor.calibration.dependent import dependent_uniform
+from tersor.calibration.feedback import feedback_codes, output_error, output_shift, reconstruct
+from tersor.calibration.layout import Layout
+from tersor.calibration.objectives import default_objective, random_projection, sampled_labels
+from tersor.calibration.pairs import PairStatistics, collect_pair
+from tersor.calibration.statistics import LayerStatistics, merge
+from tersor.calibration.steps import RowSteps, loss_steps, snap
+from tersor.calibration.store import load_statistics, save_statistics
+from tersor.calibration.trellis import Trellis, from_indices, to_indices, trellis_codes
+
+__all__ = [
+    "Factor",
+    "LayerStatistics",
+    "Layout",
+    "PairStatistics",
+    "RowSteps",
+    "Trellis",
+    "collect",
+    "collect_pair",
+    "default_objective",
+    "dependent_uniform",
+    "factorize",
+    "feedback_codes",
+    "from_indices",
+    "load_statistics",
+    "loss_steps",
+    "merge",
+    "output_error",
+    "output_shift",
+    "random_projection",
+    "reconstruct",
+    "reestimate",
+    "sampled_labels",
+    "save_statistics",
+    "snap",
+    "to_indices",
+    "trellis_codes",
+]

@@ -1,0 +1,63 @@
+"""A weight as trellis codes times row steps: an ordinary `Uniform`, whose codes happen to be a path.
+
+Legend: G groups, R rows of a group, N weights of a row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tersor.calibration.damping import Factor
+from tersor.calibration.feedback import as_matrices
+from tersor.calibration.statistics import LayerStatistics
+from tersor.calibration.steps import RowSteps
+from tersor.calibration.trellis import Trellis, trellis_codes
+from tersor.errors import UsageError
+from tersor.tensors import Uniform
+
+
+def dependent_uniform(
+    weight: Tensor,
+    statistics: LayerStatistics,
+    factor: Factor,
+    steps: RowSteps,
+    trellis: Trellis | None = None,
+    *,
+    mask: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    threads: int | None = 1,
+) -> Uniform:
+    """`weight` on the grid `steps`, codes by `trellis_codes`; int8 codes where 8 bits hold them, else int16.
+
+    weight: of the statistics' shape, or a target for it as (G, R, N). mask: bool of the statistics' shape.
+    dtype:  of what the result dequantizes to.
+    The codes of row r of group g, in the order of N, are the path. Where outputs are no storage rows (transposed
+    layouts) all rows must have one step; UsageError otherwise.
+    """
+    layout, shape = statistics.layout, statistics.shape
+    values = steps.values()
+    one_step = bool((steps.multipliers == steps.multipliers.reshape(-1)[:1]).all())
+    if layout.transposed and not one_step:
+        raise UsageError(
+            f"a weight of shape {tuple(shape)} stores its outputs as columns, which cannot have a step each; "
+            "snap its steps with exponent=0"
+        )
+    kept = None if mask is None else layout.matrices(mask)
+    matrices, _ = trellis_codes(as_matrices(weight, statistics), values, factor, trellis, mask=kept, threads=threads)
+    codes = layout.weight(matrices, shape).contiguous()
+    low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+    bits = max(max(high, -low - 1).bit_length() + 1, 1)
+    scale, group_size = values.reshape(-1, 1), shape[1:].numel()
+    if layout.transposed:
+        scale, group_size = scale[:1], 0
+    return Uniform(
+        shape,
+        dtype,
+        mask,
+        bits,
+        codes.to(torch.int8 if bits <= 8 else torch.int16),
+        scale.contiguous(),
+        None,
+        group_size,
+    )

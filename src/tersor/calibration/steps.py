@@ -1,0 +1,83 @@
+"""Steps of rows, in units of loss: one multiplier for every layer of a network.
+
+Legend: G groups, R rows of a group, N inputs of a row, D_r the step of row r.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tersor.calibration.damping import Factor
+from tersor.errors import UsageError
+
+OCTAVE = 8
+"""Multipliers an octave."""
+
+TRELLIS_FACTOR = 0.625
+"""The grid of a trellis of the same rate, as a fraction of the scalar step (each of its quantizers has twice that)."""
+
+
+@dataclass(frozen=True)
+class RowSteps:
+    """D_r = base * 2^(m_r / 8).
+
+    base:        a bfloat16 number.
+    multipliers: int8 (G, R), m_r.
+    """
+
+    base: float
+    multipliers: Tensor
+
+    def values(self) -> Tensor:
+        """float32 (G, R): the steps, 8-bit significands times the float32 nearest to 2^(m / 8)."""
+        return _powers(self.multipliers) * torch.tensor(self.base, dtype=torch.float32)
+
+
+def loss_steps(weights: Tensor, factor: Factor, rate: float) -> Tensor:
+    """D_r = sqrt(12 rate / (ln 2 G_r)) GM(U_jj), float64 (G, R): steps at which a bit saves `rate` nats in every row.
+
+    On a fine grid a weight costs G_r D_r^2 / (24 U_jj^2) nats on average, and some constant - log2 D_r bits; the
+    equation makes the ratio of their derivatives by log2 D_r equal `rate`. GM is the geometric mean over a row's
+    columns, which one step must serve. A trellis takes `TRELLIS_FACTOR` times these steps.
+
+    weights: G_r, float64 (G, R), from `LayerStatistics.row_weights`. Rows of weight zero get the step of the smallest
+             positive weight; if all are zero, that of weight one.
+    rate:    nats per bit, positive.
+    """
+    if not rate > 0 or not math.isfinite(rate):
+        raise UsageError(f"rate must be a positive number of nats per bit, got {rate!r}")
+    positive = weights[weights > 0]
+    least = positive.min() if positive.numel() else torch.ones((), dtype=torch.float64)
+    kept = torch.where(weights > 0, weights, least)
+    return (12 * rate / (math.log(2) * kept)).sqrt() * factor.mean_scale()[:, None]
+
+
+def snap(steps: Tensor, exponent: float = 1.0) -> RowSteps:
+    """`steps` (G, R) > 0 on the grid of `RowSteps`, before anything is rounded to them.
+
+    The base is the geometric mean. `exponent` shrinks (below 1) how far rows depart from it: 0 gives one step for all.
+    Multipliers stay within +-127 (16 octaves).
+    """
+    if not bool((steps > 0).all()) or not bool(torch.isfinite(steps).all()):
+        raise UsageError("steps must be positive and finite")
+    logs = steps.double().log2()
+    middle = logs.mean() if logs.numel() else torch.zeros((), dtype=torch.float64)
+    base = float(middle.exp2().to(torch.bfloat16))
+    offsets = ((logs - math.log2(base)) * exponent * OCTAVE).round().clamp(-127, 127)
+    return RowSteps(base, offsets.to(torch.int8))
+
+
+def _powers(multipliers: Tensor) -> Tensor:
+    """float32 2^(m / 8): eight constants times a power of two, the same on every machine."""
+    m = multipliers.to(torch.int64)
+    octaves = torch.div(m, OCTAVE, rounding_mode="floor")
+    return _FRACTIONS[m - octaves * OCTAVE] * torch.ldexp(torch.ones(m.shape), octaves)
+
+
+_FRACTIONS = torch.tensor(
+    [1.0, 1.0905077, 1.1892071, 1.2968396, 1.4142135, 1.5422108, 1.6817929, 1.8340080], dtype=torch.float32
+)
