@@ -7,6 +7,7 @@ from tersor.calibration.dependent import dependent_uniform
 from tersor.calibration.feedback import feedback_codes, output_error, output_shift, reconstruct
 from tersor.calibration.layout import Layout
 from tersor.calibration.objectives import default_objective, random_projection, sampled_labels
+from tersor.calibration.order import execution_order
 from tersor.calibration.pairs import PairStatistics, collect_pair
 from tersor.calibration.statistics import LayerStatistics, merge
 from tersor.calibration.steps import RowSteps, loss_steps, snap
@@ -24,6 +25,7 @@ __all__ = [
     "collect_pair",
     "default_objective",
     "dependent_uniform",
+    "execution_order",
     "factorize",
     "feedback_codes",
     "from_indices",

@@ -37,23 +37,29 @@ class RowSteps:
         return _powers(self.multipliers) * torch.tensor(self.base, dtype=torch.float32)
 
 
-def loss_steps(weights: Tensor, factor: Factor, rate: float) -> Tensor:
-    """D_r = sqrt(12 rate / (ln 2 G_r)) GM(U_jj), float64 (G, R): steps at which a bit saves `rate` nats in every row.
+def loss_steps(weights: Tensor, factor: Factor, rate: float, exponent: float = 1.0) -> Tensor:
+    """D_r = b c_r^(-e/2), float64 (G, R): steps at which a bit of the layer saves `rate` nats.
 
-    On a fine grid a weight costs G_r D_r^2 / (24 U_jj^2) nats on average, and some constant - log2 D_r bits; the
-    equation makes the ratio of their derivatives by log2 D_r equal `rate`. GM is the geometric mean over a row's
-    columns, which one step must serve. A trellis takes `TRELLIS_FACTOR` times these steps.
+    On a fine grid a weight of row r costs c_r D_r^2 / 24 nats on average, c_r = G_r / GM(U_jj)^2, and some constant
+    - log2 D_r bits. Setting the ratio of their derivatives by log2 b to `rate` gives
 
-    weights: G_r, float64 (G, R), from `LayerStatistics.row_weights`. Rows of weight zero get the step of the smallest
-             positive weight; if all are zero, that of weight one.
-    rate:    nats per bit, positive.
+        b^2 = 12 rate / (ln 2 mean_r(c_r^(1 - e)))
+
+    which for e = 1 is optimal for every row by itself: D_r = sqrt(12 rate / (ln 2 G_r)) GM(U_jj). GM is the geometric
+    mean over a row's columns, which one step must serve. A trellis takes `TRELLIS_FACTOR` times these steps.
+
+    weights:  G_r, float64 (G, R), from `LayerStatistics.row_weights`. Rows of weight zero get the step of the smallest
+              positive weight; if all are zero, that of weight one.
+    rate:     nats per bit, positive.
+    exponent: e, 0 (one step for the layer) to 1: G_r is an estimate, and steps that follow it less are less noisy.
     """
     if not rate > 0 or not math.isfinite(rate):
         raise UsageError(f"rate must be a positive number of nats per bit, got {rate!r}")
     positive = weights[weights > 0]
     least = positive.min() if positive.numel() else torch.ones((), dtype=torch.float64)
-    kept = torch.where(weights > 0, weights, least)
-    return (12 * rate / (math.log(2) * kept)).sqrt() * factor.mean_scale()[:, None]
+    costs = torch.where(weights > 0, weights, least) / factor.mean_scale().square()[:, None]
+    base = (12 * rate / (math.log(2) * costs.pow(1 - exponent).mean())).sqrt()
+    return base * costs.pow(-exponent / 2)
 
 
 def snap(steps: Tensor, exponent: float = 1.0) -> RowSteps:
