@@ -12,7 +12,7 @@ from tersor.calibration.pairs import PairStatistics, collect_pair
 from tersor.calibration.statistics import LayerStatistics, merge
 from tersor.calibration.steps import RowSteps, loss_steps, snap
 from tersor.calibration.store import load_statistics, save_statistics
-from tersor.calibration.trellis import Trellis, from_indices, to_indices, trellis_codes
+from tersor.calibration.trellis import Trellis, trellis_codes
 
 __all__ = [
     "Factor",
@@ -28,7 +28,6 @@ __all__ = [
     "execution_order",
     "factorize",
     "feedback_codes",
-    "from_indices",
     "load_statistics",
     "loss_steps",
     "merge",
@@ -40,6 +39,5 @@ __all__ = [
     "sampled_labels",
     "save_statistics",
     "snap",
-    "to_indices",
     "trellis_codes",
 ]

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from tersor.calibration.damping import Factor
 from tersor.errors import UsageError
-
-OCTAVE = 8
-"""Multipliers an octave."""
+from tersor.octaves import OCTAVE, steps_of_multipliers
 
 TRELLIS_FACTOR = 0.625
 """The grid of a trellis of the same rate, as a fraction of the scalar step (each of its quantizers has twice that)."""
@@ -33,8 +31,8 @@ class RowSteps:
     multipliers: Tensor
 
     def values(self) -> Tensor:
-        """float32 (G, R): the steps, 8-bit significands times the float32 nearest to 2^(m / 8)."""
-        return _powers(self.multipliers) * torch.tensor(self.base, dtype=torch.float32)
+        """float32 (G, R): the steps (`octaves.steps_of_multipliers`)."""
+        return steps_of_multipliers(torch.tensor(self.base, dtype=torch.bfloat16), self.multipliers)
 
 
 def loss_steps(weights: Tensor, factor: Factor, rate: float, exponent: float = 1.0) -> Tensor:
@@ -75,15 +73,3 @@ def snap(steps: Tensor, exponent: float = 1.0) -> RowSteps:
     base = float(middle.exp2().to(torch.bfloat16))
     offsets = ((logs - math.log2(base)) * exponent * OCTAVE).round().clamp(-127, 127)
     return RowSteps(base, offsets.to(torch.int8))
-
-
-def _powers(multipliers: Tensor) -> Tensor:
-    """float32 2^(m / 8): eight constants times a power of two, the same on every machine."""
-    m = multipliers.to(torch.int64)
-    octaves = torch.div(m, OCTAVE, rounding_mode="floor")
-    return _FRACTIONS[m - octaves * OCTAVE] * torch.ldexp(torch.ones(m.shape), octaves)
-
-
-_FRACTIONS = torch.tensor(
-    [1.0, 1.0905077, 1.1892071, 1.2968396, 1.4142135, 1.5422108, 1.6817929, 1.8340080], dtype=torch.float32
-)
