@@ -5,6 +5,7 @@ from tersor.calibration.collect import collect
 from tersor.calibration.damping import Factor, factorize
 from tersor.calibration.dependent import dependent_uniform
 from tersor.calibration.feedback import feedback_codes, output_error, output_shift, reconstruct
+from tersor.calibration.folding import Folded, bias_of, fold_batch_norms
 from tersor.calibration.layout import Layout
 from tersor.calibration.objectives import default_objective, random_projection, sampled_labels
 from tersor.calibration.pairs import PairStatistics, collect_pair
@@ -15,17 +16,20 @@ from tersor.calibration.trellis import Trellis, from_indices, to_indices, trelli
 
 __all__ = [
     "Factor",
+    "Folded",
     "LayerStatistics",
     "Layout",
     "PairStatistics",
     "RowSteps",
     "Trellis",
+    "bias_of",
     "collect",
     "collect_pair",
     "default_objective",
     "dependent_uniform",
     "factorize",
     "feedback_codes",
+    "fold_batch_norms",
     "from_indices",
     "load_statistics",
     "loss_steps",
