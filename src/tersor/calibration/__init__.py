@@ -4,6 +4,7 @@ from tersor.calibration.batchnorm import reestimate
 from tersor.calibration.collect import collect
 from tersor.calibration.damping import Factor, factorize
 from tersor.calibration.dependent import dependent_uniform
+from tersor.calibration.divergence import Reference, divergence, reference_outputs
 from tersor.calibration.feedback import feedback_codes, output_error, output_shift, reconstruct
 from tersor.calibration.folding import Folded, bias_of, fold_batch_norms
 from tersor.calibration.layout import Layout
@@ -20,6 +21,7 @@ __all__ = [
     "LayerStatistics",
     "Layout",
     "PairStatistics",
+    "Reference",
     "RowSteps",
     "Trellis",
     "bias_of",
@@ -27,6 +29,7 @@ __all__ = [
     "collect_pair",
     "default_objective",
     "dependent_uniform",
+    "divergence",
     "factorize",
     "feedback_codes",
     "fold_batch_norms",
@@ -39,6 +42,7 @@ __all__ = [
     "random_projection",
     "reconstruct",
     "reestimate",
+    "reference_outputs",
     "sampled_labels",
     "save_statistics",
     "snap",
