@@ -14,6 +14,7 @@ from tersor.calibration.statistics import LayerStatistics, merge
 from tersor.calibration.steps import RowSteps, loss_steps, snap
 from tersor.calibration.store import load_statistics, save_statistics
 from tersor.calibration.trellis import Trellis, from_indices, to_indices, trellis_codes
+from tersor.calibration.vectors import round_vectors, vector_loss, vector_weights
 
 __all__ = [
     "Factor",
@@ -43,9 +44,12 @@ __all__ = [
     "reconstruct",
     "reestimate",
     "reference_outputs",
+    "round_vectors",
     "sampled_labels",
     "save_statistics",
     "snap",
     "to_indices",
     "trellis_codes",
+    "vector_loss",
+    "vector_weights",
 ]
