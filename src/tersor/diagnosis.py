@@ -32,7 +32,7 @@ class Candidate:
     """A layer in one representation, all others being as they are.
 
     name:  one of `calibration.candidates.NAMES`.
-    bytes: of its weight in a file, estimated from the entropy of its codes.
+    bytes: of its weight in a file, estimated from the distribution of its codes.
     error: of its outputs, E|(W - Wq) x|^2 / E|W x|^2.
     loss:  predicted divergence of the network's outputs, nats a sample.
     drop:  of `evaluate`, or None where it was not measured.

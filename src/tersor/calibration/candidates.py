@@ -27,9 +27,6 @@ LEVELS: dict[str, RepresentationConfig] = {
 }
 NAMES = (*(f"{bits} bits" for bits in BITS), *LEVELS)
 
-_SAMPLE = 1 << 16
-"""Weights that are looked at to find a step."""
-
 _PARAMETER_BITS = 16
 """Of a step, scale or centroid in a file, about."""
 
@@ -40,7 +37,7 @@ class Outcome:
 
     name:   of the representation, one of `NAMES`.
     weight: of the weight's shape, float32, what it dequantizes to.
-    bits:   of the whole weight in a file, about: the entropy of its codes, and its parameters.
+    bits:   of the whole weight in a file, about: its codes, coded by their frequencies, and its parameters.
     error:  E|(W - Wq) x|^2 over E|W x|^2, outputs summed.
     loss:   predicted, in nats a sample: sum over rows of G_r e_r / 2.
     """
@@ -55,8 +52,8 @@ class Outcome:
 def outcomes(weight: Tensor, statistics: Sequence[LayerStatistics]) -> Iterator[Outcome]:
     """The candidates of a weight, finest first.
 
-    "b bits" are multiples of row steps that the loss asks for (`loss_steps`), found by error feedback, whose codes have
-    an entropy of b bits a weight; the others are fitted as their configs do, and then improved by error feedback.
+    "b bits" are multiples of row steps that the loss asks for (`loss_steps`), found by error feedback, whose codes take
+    about b bits a weight when coded; the others are fitted as their configs do, and then improved by error feedback.
 
     weight:     of the statistics' shape.
     statistics: one for each way in which the network uses the weight (an embedding may be the output layer, too); the
@@ -86,29 +83,34 @@ def entropy(codes: Tensor) -> float:
 
 
 def _uniform(matrices: Tensor, statistics: LayerStatistics, factor: Factor, bits: int) -> tuple[Tensor, float]:
-    """(float64 (G, R, N), bits of all): steps as the loss asks for, scaled until the entropy is `bits` a weight."""
+    """(float64 (G, R, N), bits of all): steps as the loss asks for, scaled until codes take `bits` a weight."""
     wanted = loss_steps(statistics.row_weights(), factor, 1.0)
-    wanted = wanted * _scale(matrices / wanted[..., None], bits)
+    wanted = wanted * _scale(matrices.abs().mean(2) / wanted, bits)
     # Outputs that are columns of what is stored cannot have a step each.
     steps = snap(wanted, exponent=0.0 if statistics.layout.transposed else 1.0)
     values = steps.values()
     codes, _ = trellis_codes(matrices, values, factor, Trellis(states=1, survivors=1))
-    size = entropy(codes) + entropy(steps.multipliers) + _PARAMETER_BITS
-    return codes.double() * values.double()[..., None], size
+    size = float(_laplace_bits(codes.double().abs().mean(2)).sum()) * matrices.shape[2]
+    return codes.double() * values.double()[..., None], size + entropy(steps.multipliers) + _PARAMETER_BITS
 
 
-def _scale(ratios: Tensor, bits: int) -> float:
-    """The factor of the steps, within an eighth of an octave, at which weights of `ratios` steps have that entropy."""
-    flat = ratios.reshape(-1)
-    flat = flat[:: max(flat.numel() // _SAMPLE, 1)]
-    largest = float(flat.abs().max()) if flat.numel() else 0.0
+def _laplace_bits(magnitudes: Tensor) -> Tensor:
+    """Bits a weight of integers by their mean magnitude: the entropy of a Laplace distribution, about.
+
+    Few weights have too low an empirical entropy: n of them take log2 n bits at most.
+    """
+    return (1 + 2 * math.e * magnitudes).log2()
+
+
+def _scale(magnitudes: Tensor, bits: int) -> float:
+    """The factor of the steps at which rows whose weights are of `magnitudes` steps take `bits` a weight."""
+    largest = float(magnitudes.max()) if magnitudes.numel() else 0.0
     if not largest > 0:
         return 1.0
-    # At the largest magnitude, nearly all codes are 0; 24 octaves below it, 8 bits and more are needed.
-    low, high = math.log2(largest) - 24, math.log2(largest) + 1
-    while high - low > 1 / 16:
+    low, high = math.log2(largest) - 40, math.log2(largest) + 10
+    for _ in range(20):
         middle = (low + high) / 2
-        finer = entropy((flat / 2.0**middle).round()) > bits * flat.numel()
+        finer = float(_laplace_bits(magnitudes / 2.0**middle).mean()) > bits
         low, high = (middle, high) if finer else (low, middle)
     return 2.0**high
 
