@@ -152,12 +152,12 @@ def _matches(name: str, patterns: Collection[str]) -> bool:
 def _check_ties(checkpoint: Checkpoint, match: Match, slots: Mapping[str, Tensor]) -> None:
     """MismatchError where the file has two values for what is one tensor in the model."""
     ties = detect_ties(slots.items())
-    infos = {info.name: info for info in checkpoint.info.tensors}
+    root = {info.name: info.tied_to or info.name for info in checkpoint.info.tensors}
     first: dict[str, str] = {}
     clashes = []
     for name, own in match.names.items():
         before = first.setdefault(ties.get(own, own), name)
-        if before != name and before != infos[name].tied_to and infos[before].tied_to != infos[name].tied_to:
+        if root[before] != root[name]:
             one, other = checkpoint.read(before), checkpoint.read(name)
             if one.dtype != other.dtype or not torch.equal(one, other):
                 clashes.append(f"{before} and {name}")

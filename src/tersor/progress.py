@@ -44,13 +44,13 @@ class ProgressLine:
             self._began, self._shown = now if self._work[1] else self._began, 0.0
         self._work = (done, total)
         part = min(max(done / total, 0.0), 1.0) if total > 0 else 1.0
-        if self._stream is None or not self._is_due(now - self._shown_at, part - self._shown):
+        if self._stream is None or not self._is_due(now - self._shown_at, int(10 * part) > int(10 * self._shown)):
             return
         left = _time_left(now - self._began, part)
         if self._terminal:
             filled = int(_BAR * part)
             bar = f"[{'#' * filled}{'.' * (_BAR - filled)}]"
-            self._stream.write(f"\r{bar} {part:4.0%} {left:12} {_printable(stage)[-30:]:30}")
+            self._stream.write(f"\r{bar} {part:4.0%} {left:12} {_printable(stage)[-28:]:28}")
             self._drawn = True
         else:
             self._stream.write(f"{part:4.0%} {_printable(stage)}{left and f', {left}'}\n")
@@ -64,10 +64,10 @@ class ProgressLine:
             self._stream.flush()
             self._drawn = False
 
-    def _is_due(self, waited: float, grown: float) -> bool:
+    def _is_due(self, waited: float, grown: bool) -> bool:
         if self._terminal:
             return waited >= _FRAME
-        return waited >= _PATIENCE or (waited >= _QUIET and grown >= 0.1)
+        return waited >= _PATIENCE or (grown and waited >= _QUIET)
 
 
 def _time_left(elapsed: float, part: float) -> str:

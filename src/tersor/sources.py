@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -28,16 +29,18 @@ from tersor.errors import InputError, MissingExtraError, TersorError, TersorWarn
 _FORMS = "package.module:factory, hf:FOLDER or timm:NAME"
 
 
-def load_model(spec: str) -> nn.Module:
+def load_model(spec: str, *, seed: int = 0) -> nn.Module:
     """The network that `spec` names, in evaluation mode, with whatever weights it is made with.
 
     "package.module:name": an nn.Module (of which a copy is given), or a function that returns one when called without
     arguments. "hf:FOLDER": the class that the folder's config names, from transformers; local files only, and no code
     of the folder is run. "timm:NAME": `timm.create_model(NAME)`, not pretrained.
+    seed: of torch's, random's and numpy's global generators, which are left wherever the code drew them to.
 
     Raises UsageError where the name leads nowhere, its code fails or gives no nn.Module; InputError for a folder that
     is no model of transformers; MissingExtraError without transformers or timm.
     """
+    _seed(seed)
     kind, _, name = spec.partition(":")
     if kind == "hf":
         model = _from_transformers(name)
@@ -56,13 +59,16 @@ def load_model(spec: str) -> nn.Module:
     return model.eval()
 
 
-def load_samples(spec: str) -> list[Any]:
+def load_samples(spec: str, *, seed: int = 0) -> list[Any]:
     """The batches that "package.module:name" names: an iterable of them, or a function that returns one.
 
     What can be gone through only once, or in another order each time (iterators, DataLoaders), is drawn once, with a
-    TersorWarning. Tensors and mappings are one batch. Raises UsageError where there are no batches, or the code fails.
+    TersorWarning. Tensors and mappings are one batch. The same `seed` draws the same batches (see `load_model`).
+    Raises UsageError where there are no batches, or the code fails.
     """
+    _seed(seed)  # of what is drawn on import
     found = _attribute(spec, "package.module:samples")
+    _seed(seed)  # wherever it was imported
     if callable(found) and not isinstance(found, Iterable):
         found = _called(found, spec)
     if isinstance(found, (Mapping, Tensor)):
@@ -105,10 +111,7 @@ def load_metric(spec: str) -> Callable[[nn.Module], float]:
     return metric
 
 
-def seed_everything(seed: int) -> None:
-    """Seeds torch, random and, through it, numpy's old generator: the same command draws the same samples again."""
-    import numpy as np
-
+def _seed(seed: int) -> None:
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % (1 << 32))

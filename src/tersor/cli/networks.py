@@ -44,15 +44,14 @@ def add_model_options(group: Any) -> None:
 def load_network(options: argparse.Namespace, checkpoint: Checkpoint) -> Network:
     """What the options name, with the weights of `checkpoint`. UsageError for options that are missing."""
     from tersor.matching import load_weights
-    from tersor.sources import load_metric, load_model, load_samples, seed_everything
+    from tersor.sources import load_metric, load_model, load_samples
 
     check_model_options(options)
     metric = None if options.evaluate is None else load_metric(options.evaluate)
-    seed_everything(options.seed or 0)
-    model = load_model(options.model)
+    seed = options.seed or 0
+    model = load_model(options.model, seed=seed)
     match = load_weights(checkpoint, model)
-    seed_everything(options.seed or 0)  # whatever the model's initial weights drew
-    return Network(model, load_samples(options.calibration), metric, match)
+    return Network(model, load_samples(options.calibration, seed=seed), metric, match)
 
 
 def check_model_options(options: argparse.Namespace) -> None:
