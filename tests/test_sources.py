@@ -140,7 +140,7 @@ def test_what_gives_batches_once_is_drawn_once():
     assert [float(batch[0, 0]) for batch in batches] == [0, 1, 2]
     with pytest.warns(TersorWarning, match="a DataLoader: its 2 batches"):
         assert len(load_samples("mine_for_tests:loader")) == 2
-    with pytest.raises(UsageError, match="no batches.* used up"):
+    with pytest.raises(UsageError, match=r"no batches.* used up"):
         load_samples("mine_for_tests:generator")
 
 
