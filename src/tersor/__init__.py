@@ -8,6 +8,7 @@ with tersor.open("model.tsr") as tensors: ...  # one at a time, or in parts
 
 from tersor._version import __version__
 from tersor.compress import compress
+from tersor.diagnosis import Diagnosis, diagnose
 from tersor.errors import TersorError, TersorWarning
 from tersor.model import CompressedModel
 from tersor.pruning import Prune
@@ -22,6 +23,7 @@ __all__ = [
     "Binarize",
     "Cast",
     "CompressedModel",
+    "Diagnosis",
     "FixedPoint",
     "Lossless",
     "Palettize",
@@ -35,6 +37,7 @@ __all__ = [
     "TersorWarning",
     "__version__",
     "compress",
+    "diagnose",
     "inspect",
     "load",
     "open",
