@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +22,13 @@ from tersor.errors import TersorWarning, UsageError
 from tersor.interop import Checkpoint, Grid, TensorInfo, from_state_dict, open_checkpoint
 from tersor.model import CompressedModel
 from tersor.parallel import ordered_map, thread_pool
+from tersor.progress import Progress
 from tersor.pruning import Prune
 from tersor.quantization import Lossless, NonFiniteError, Palettize, Quantize, RepresentationConfig
 from tersor.recipe import Recipe, Rule, TensorKey, Treatment
 from tersor.tensors import CompressedTensor, Uniform
 
 _MIN_BUDGET = 32 << 20  # bytes of source tensors in flight, whatever the largest tensor
-
-Progress = Callable[[str, int], None]  # name of the tensor that is done, its bytes
 
 
 def compress(
@@ -65,17 +64,14 @@ def compress_file(
     *,
     coding: CodingConfig | None = None,
     threads: int | None = None,
-    progress: Callable[[int], Progress] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Summary, int]:
     """Compresses a checkpoint into an open binary file, tensor by tensor: memory stays near the largest tensor.
 
-    Returns what was written, and the bytes of the source. progress gets the bytes of all tensors, once, and returns
-    what is called after each tensor.
+    Returns what was written, and the bytes of the source. progress: of tensors, in bytes, each by its name.
     """
     with open_checkpoint(source) as checkpoint, thread_pool(threads) as executor:
-        total = sum(info.nbytes for info in checkpoint.info.tensors)
-        each = None if progress is None else progress(total)
-        entries = compressed_entries(checkpoint, recipe or Recipe.default(), executor, each)
+        entries = compressed_entries(checkpoint, recipe or Recipe.default(), executor, progress)
         summary = write_tsr(
             target,
             entries,
@@ -146,6 +142,7 @@ def compressed_entries(
     """
     infos = checkpoint.info.tensors
     plan = recipe.plan([TensorKey(info.name, info.shape, info.dtype) for info in infos])
+    total, done = sum(info.nbytes for info in infos), 0
     largest = max((info.nbytes for info in infos), default=0)
     for entry, nbytes in ordered_map(
         _fit,
@@ -154,8 +151,9 @@ def compressed_entries(
         cost=lambda job: job.source_bytes,
         budget=max(_MIN_BUDGET, largest),
     ):
+        done += nbytes
         if progress is not None:
-            progress(entry.name, nbytes)
+            progress(entry.name, done, total)
         yield entry
 
 

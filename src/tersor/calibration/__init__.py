@@ -9,6 +9,7 @@ from tersor.calibration.feedback import feedback_codes, output_error, output_shi
 from tersor.calibration.folding import Folded, bias_of, fold_batch_norms
 from tersor.calibration.layout import Layout
 from tersor.calibration.objectives import default_objective, random_projection, sampled_labels
+from tersor.calibration.order import execution_order
 from tersor.calibration.pairs import PairStatistics, collect_pair
 from tersor.calibration.statistics import LayerStatistics, merge
 from tersor.calibration.steps import RowSteps, loss_steps, snap
@@ -31,6 +32,7 @@ __all__ = [
     "default_objective",
     "dependent_uniform",
     "divergence",
+    "execution_order",
     "factorize",
     "feedback_codes",
     "fold_batch_norms",
@@ -48,7 +50,6 @@ __all__ = [
     "sampled_labels",
     "save_statistics",
     "snap",
-    "to_indices",
     "trellis_codes",
     "vector_loss",
     "vector_weights",
