@@ -103,7 +103,7 @@ def test_tied_and_unreached_weights():
             return self.head(self.table(tokens))
 
     found = diagnose(Language(), [torch.randint(7, (5, 6))])
-    assert [(layer.name, layer.also) for layer in found.layers] == [("head.weight", ("table.weight",))]
+    assert [(layer.name, layer.also) for layer in found.layers] == [("table.weight", ("head.weight",))]
     assert found.layers[0].bytes == 11 * 8 * 4 and found.other_bytes == 16
     assert found.unreached == ("idle.weight",) and "No sample reached idle.weight" in found.words()
 

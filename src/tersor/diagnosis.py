@@ -171,9 +171,10 @@ def diagnose(
     layers, done, total = [], 0, sum(weight.numel() for _, weight in weights)
     for names, weight in weights:
         done += weight.numel()
-        reached = [name for name in names if name in statistics]
+        # A table that is a matrix, too, is rounded as the matrix: that has an H to feed errors back with.
+        reached = sorted((statistics[n] for n in names if n in statistics), key=lambda s: s.layout.diagonal)
         if reached:
-            layers.append(_layer(names, weight, [statistics[name] for name in reached], measured))
+            layers.append(_layer(names, weight, reached, measured))
         if progress is not None:
             progress(names[0], done, total)
     layers.sort(key=lambda layer: layer.loss_per_byte, reverse=True)
@@ -184,18 +185,15 @@ def diagnose(
 
 
 def _by_tensor(model: nn.Module) -> list[tuple[list[str], Tensor]]:
-    """Every weight once: its names, one for each layout in which it is used, and itself. Matrices before tables."""
+    """Every weight once: its names, one for each layout in which it is used, and itself."""
     found: dict[int, tuple[list[str], Tensor]] = {}
-    tables = set()
     for target in find_targets(model, None):
-        for local, layout in target.layouts.items():
+        for local in target.layouts:
             weight = target.weight(local)
             names, _ = found.setdefault(id(weight), ([], weight))
             if target.names[local] not in names:
                 names.append(target.names[local])
-            if layout.diagonal:
-                tables.add(target.names[local])
-    return [(sorted(names, key=lambda name: name in tables), weight) for names, weight in found.values()]
+    return list(found.values())
 
 
 class _Measured:
