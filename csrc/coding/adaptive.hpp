@@ -24,10 +24,12 @@
 namespace tersor {
 
 // Where neighbours are: the element above is `row_length` back, the same kernel position of the
-// previous channel `kernel` back. Both at least 1.
+// previous channel `kernel` back. Both at least 1. `states`: of the trellis whose indices the
+// symbols are (coding/trellis_path.hpp), which are signed then; 1 for symbols as they are.
 struct Neighbourhood {
     std::size_t row_length;
     std::size_t kernel;
+    unsigned states = 1;
 };
 
 // What has been learned, by kind of stream: signed symbols, masks, and unsigned symbols of the slot

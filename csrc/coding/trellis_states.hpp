@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 namespace tersor {
 
@@ -41,5 +42,12 @@ inline constexpr std::array<TrellisState, 8> kTrellis8{{
     {kQ0, {3, 1}},
     {kQ1, {7, 5}},
 }};
+
+// The machine of 1, 4 or 8 states.
+constexpr std::span<const TrellisState> trellis_machine(int states) noexcept {
+    if (states == 8) return kTrellis8;
+    if (states == 4) return kTrellis4;
+    return kTrellis1;
+}
 
 }  // namespace tersor
