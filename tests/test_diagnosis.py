@@ -51,11 +51,11 @@ def test_layers_of_a_network():
     model, x = network(), [torch.randn(20, 2, 6, 6) for _ in range(4)]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     seen = []
-    found = diagnose(model, x, progress=lambda name, size: seen.append((name, size)))
+    found = diagnose(model, x, progress=lambda *done: seen.append(done))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert {layer.name for layer in found.layers} == {"0.weight", "3.weight", "4.weight", "7.weight"}
-    assert sorted(seen) == sorted((layer.name, layer.bytes) for layer in found.layers)
-    assert sum(size for _, size in seen) + found.other_bytes == sum(t.nbytes for t in before.values())
+    assert seen == [(name, i + 1, 4) for i, name in enumerate(["0.weight", "3.weight", "4.weight", "7.weight"])]
+    assert sum(layer.bytes for layer in found.layers) + found.other_bytes == sum(t.nbytes for t in before.values())
     ranks = [layer.loss_per_byte for layer in found.layers]
     assert ranks == sorted(ranks, reverse=True) and ranks[-1] > 0
     assert found.metric is None and all(c.drop is None for layer in found.layers for c in layer.candidates)

@@ -16,6 +16,7 @@ from tersor.calibration.folding import fold_batch_norms
 from tersor.calibration.statistics import LayerStatistics
 from tersor.calibration.targets import find_targets
 from tersor.errors import CalibrationError, UsageError
+from tersor.progress import Progress
 from tersor.report.tables import table
 
 REFERENCE = "4 bits"
@@ -142,7 +143,7 @@ def diagnose(
     *,
     measure: bool | str = False,
     seed: int = 0,
-    progress: Callable[[str, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Diagnosis:
     """Loss and bytes of each layer alone, at each of `NAMES`; batch norms are folded first, as compression does.
 
@@ -152,7 +153,7 @@ def diagnose(
     calibration: batches as `calibration.collect` takes them; iterated over twice. The model is not changed.
     evaluate:    a metric, higher is better; called once for the model, and once a layer, if `measure` is set.
     measure:     also measure the drop of `evaluate` with one layer at a time at this candidate; True for "4 bits".
-    progress:    called with the name and the bytes of each layer that is done.
+    progress:    of layers, each by its name.
     Raises UsageError for bad arguments, no samples or a model without layers; CalibrationError where the model rejects
     samples, or `evaluate` raises or returns no finite number.
     """
@@ -168,13 +169,12 @@ def diagnose(
         raise UsageError("the model has no layers with weights that could be diagnosed")
     measured = None if chosen is None or evaluate is None else _Measured(folded, evaluate, chosen)
     layers = []
-    for names, weight in weights:
+    for number, (names, weight) in enumerate(weights, 1):
         reached = [name for name in names if name in statistics]
         if reached:
-            layer = _layer(names, weight, [statistics[name] for name in reached], measured)
-            layers.append(layer)
-            if progress is not None:
-                progress(layer.name, layer.bytes)
+            layers.append(_layer(names, weight, [statistics[name] for name in reached], measured))
+        if progress is not None:
+            progress(names[0], number, len(weights))
     layers.sort(key=lambda layer: layer.loss_per_byte, reverse=True)
     known = {id(weight) for _, weight in weights}
     others = {id(t): t.nbytes for t in [*folded.parameters(), *folded.buffers()] if id(t) not in known}

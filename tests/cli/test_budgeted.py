@@ -1,4 +1,4 @@
-"""`tersor compress` with a budget, and `tersor diagnose`: what the library is asked for, and what its answers become.
+"""`tersor compress` with a budget: what the library is asked for, and what becomes of its answers.
 
 The library's own part is a stand-in here: it quantizes every weight to as many bits as the budget allows.
 """
@@ -13,11 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tersor.allocation import Budget
 from tersor.cli import main
 from tersor.cli.quantities import byte_count
 from tersor.compress import compress
 from tersor.errors import UsageError
 from tersor.model import CompressedModel
+from tersor.posttraining import Calibrate
 
 CODE = """
 import torch
@@ -72,35 +74,17 @@ class Library:
 
 
 @dataclass(frozen=True)
-class Budget:
-    max_bytes: int | None = None
-    bits: float | None = None
-    max_drop: float | None = None
-
-    def target_bytes(self, weights):
-        return self.max_bytes if self.bits is None else int(self.bits * weights / 8)
-
-
-@dataclass(frozen=True)
-class Calibrate:
-    seed: int = 0
-    keep: tuple[str, ...] = ()
-    techniques: tuple[str, ...] = ("uniform",)
+class Recovering(Calibrate):
     recover: str = "no"
 
 
 @pytest.fixture
 def library(monkeypatch):
     fake = Library()
-    stand_ins = {
-        "tersor.calibrated": {"compress_calibrated": fake.compress_calibrated},
-        "tersor.allocation": {"Budget": Budget},
-        "tersor.posttraining": {"Calibrate": Calibrate},
-    }
-    for name, content in stand_ins.items():
-        module = types.ModuleType(name)
-        vars(module).update(content)
-        monkeypatch.setitem(sys.modules, name, module)
+    module = types.ModuleType("tersor.calibrated")
+    module.compress_calibrated = fake.compress_calibrated
+    monkeypatch.setitem(sys.modules, "tersor.calibrated", module)
+    monkeypatch.setattr("tersor.posttraining.Calibrate", Recovering)
     return fake
 
 
@@ -318,7 +302,7 @@ def test_bare_weights_within_a_budget(library, monkeypatch, folder):
 
     monkeypatch.setattr(sys.modules["tersor.compress"], "compress", data_free)
     assert run("compress", "net.pt", "--max-bytes", "2KiB", "--techniques", "codebook") == 0
-    assert asked == {"path": "net.pt", "max_bytes": 2048, "options": Calibrate(techniques=("codebook",))}
+    assert asked == {"path": "net.pt", "max_bytes": 2048, "options": Recovering(techniques=("codebook",))}
     assert run("decompress", "net.tsr", "-o", "back.pt") == 0
     assert torch.load("back.pt", weights_only=True)["epoch"] == 3
 
@@ -345,54 +329,3 @@ def test_byte_counts(text, count):
 def test_byte_counts_that_are_none(text):
     with pytest.raises(UsageError, match="--limit"):
         byte_count(text, "--limit")
-
-
-@pytest.fixture
-def diagnosis(monkeypatch):
-    asked = {}
-
-    class Diagnosis:
-        def to_dict(self):
-            return {"layers": ["0.weight"]}
-
-        def __str__(self):
-            return "protect 0.weight"
-
-    def diagnose(model, calibration, evaluate=None, *, measure=False, seed=0, progress=None):
-        asked.update(model=model, batches=len(calibration), evaluate=evaluate, measure=measure, seed=seed)
-        progress("measuring", 1, 1)
-        return Diagnosis()
-
-    module = types.ModuleType("tersor.diagnose")
-    module.diagnose = diagnose
-    monkeypatch.setitem(sys.modules, "tersor.diagnose", module)
-    return asked
-
-
-def test_diagnose(diagnosis, capsys):
-    assert run("diagnose", "net.pt", *NET) == 0
-    assert capsys.readouterr().out == "protect 0.weight\n"
-    weights = torch.load("net.pt", weights_only=True)["state_dict"]
-    assert torch.equal(diagnosis["model"][2].weight, weights["module.2.weight"])
-    assert (diagnosis["batches"], diagnosis["evaluate"], diagnosis["measure"], diagnosis["seed"]) == (2, None, False, 0)
-    assert (
-        run("diagnose", "net.pt", *NET, "--evaluate", "code_for_tests:metric", "--measure", "--seed", "3", "--json")
-        == 0
-    )
-    assert json.loads(capsys.readouterr().out) == {"layers": ["0.weight"]}
-    assert (diagnosis["measure"], diagnosis["seed"], diagnosis["evaluate"](None)) == (True, 3, 0.75)
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ([], "diagnose needs --model"),
-        (NET[:2], "diagnose needs --calibration"),
-        ([*NET, "--measure"], "--measure needs --evaluate"),
-        (["--model", "code_for_tests:missing", *NET[2:]], "has no missing"),
-    ],
-)
-def test_diagnose_errors(diagnosis, capsys, options, says):
-    assert run("diagnose", "net.pt", *options) == 2
-    assert says in capsys.readouterr().err
-    assert diagnosis == {}

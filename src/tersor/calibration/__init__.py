@@ -14,7 +14,7 @@ from tersor.calibration.pairs import PairStatistics, collect_pair
 from tersor.calibration.statistics import LayerStatistics, merge
 from tersor.calibration.steps import RowSteps, loss_steps, snap
 from tersor.calibration.store import load_statistics, save_statistics
-from tersor.calibration.trellis import Trellis, from_indices, to_indices, trellis_codes
+from tersor.calibration.trellis import Trellis, trellis_codes
 from tersor.calibration.vectors import round_vectors, vector_loss, vector_weights
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "factorize",
     "feedback_codes",
     "fold_batch_norms",
-    "from_indices",
     "load_statistics",
     "loss_steps",
     "merge",

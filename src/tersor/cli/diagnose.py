@@ -26,7 +26,7 @@ def add_diagnose(commands: Any) -> None:
 
 
 def _diagnose(options: argparse.Namespace) -> int:
-    from tersor.diagnose import diagnose
+    from tersor.diagnosis import diagnose
     from tersor.interop import open_checkpoint
     from tersor.progress import ProgressLine
 
