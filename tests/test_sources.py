@@ -48,7 +48,7 @@ def nothing():
 def needs(x):
     return x
 def raises():
-    raise ValueError("no such luck")
+    raise ValueError("no such\\nluck")
 def leaves():
     raise SystemExit(3)
 def accuracy(model):

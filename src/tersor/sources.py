@@ -143,7 +143,7 @@ def _errors_of(spec: str, doing: str) -> Iterator[None]:
     except TersorError:
         raise
     except (Exception, SystemExit) as error:
-        text = f": {error}" if str(error) else ""
+        text = " ".join(f": {error}".split()) if str(error) else ""
         raise UsageError(f"{spec}: {doing} raised {type(error).__name__}{text}") from error
 
 
