@@ -102,6 +102,7 @@ def rows_of(method: str, bits: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     if not smollm.available():
         return
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
@@ -122,5 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()
