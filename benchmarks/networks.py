@@ -1,6 +1,6 @@
 """The networks whose size/accuracy curves are measured, with the images that each purpose may see.
 
-ResNets: settings are chosen on 1,000 training images (by divergence, which needs no more), calibration draws 512 others
+ResNets: settings are chosen on 500 training images (by divergence, which needs no more), calibration draws 512 others
 of them, and the curves are measured on all 10,000 test images. EfficientNet-Lite0: of the 500 images the first 200
 serve to choose settings and to calibrate (a draw leaves 40 of them out), the other 300 are measured on.
 """
@@ -21,7 +21,7 @@ from benchmarks.sources import ResNetCifar, cifar10_test, cifar10_train, data_fi
 Images = tuple[Tensor, Tensor]
 """Normalised images float32 (N, 3, H, W) and labels int64 (N,)."""
 
-SELECTION = 1000
+SELECTION = 500
 """Training images of CIFAR-10 on which settings are chosen; calibration never sees them."""
 CALIBRATION = 512
 CIFAR_BATCH = 128
