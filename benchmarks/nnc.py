@@ -2,11 +2,10 @@
 
     TERSOR_DATA=... python -m benchmarks.nnc [NETWORK ...]      writes benchmarks/results/nnc.json, network by network
 
-Two curves a network. "default": nncodec's own settings (trellis quantization, no folding), for any model without a
-description: what the open work calls its plain coding. "best": of `CANDIDATES`, the settings whose files are smallest
-at `LEVELS` of divergence from the float network on the selection images; the test images are seen once, after that,
-for every `qp` of the best and every second of the default settings.
-None of these settings looks at data, so both are rivals of whatever uses none; "best" is the one for whatever does.
+Two curves a network. "default": nncodec's own settings (trellis quantization, batch norms kept), its plain coding.
+"best": of `CANDIDATES`, the settings whose files are smallest at `LEVELS` of divergence from the float network on the
+selection images. The test images are seen once, after that, for every `qp` of the best and every second of the default
+settings. None of these settings looks at data.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ def cost(rows: list[Row]) -> float:
 def choose(network: Network) -> tuple[Settings, dict[str, list[int]], list[Row]]:
     """The best settings on the selection images, the `qp`s of both curves, and what was tried."""
     judge = Judge(network, network.selection())
-    tried = []
+    tried: list[Row] = []
     for settings in [DEFAULT, *CANDIDATES]:
         rows = list(sweep(network, settings, judge, step=2))
         tried.append({"settings": dataclasses.asdict(settings), "cost": cost(rows), "rows": rows})
