@@ -156,7 +156,7 @@ class _Search:
 
 
 def measured(evaluate: Evaluate, model: nn.Module) -> float:
-    """What `evaluate` gives for `model`, in evaluation mode. CalibrationError if it raises or gives no finite number."""
+    """What `evaluate` gives for `model`, in evaluation mode. CalibrationError if it fails or gives no finite number."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()

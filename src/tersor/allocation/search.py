@@ -26,20 +26,26 @@ def meet_size(
 ) -> T | None:
     """The trial whose size lies in [(1 - within) target, target], or the largest found below it; None if none is.
 
-    predicted: a cheap estimate of the size at a multiplier, decreasing. The ratio of true and estimated sizes changes
-               slowly, so that each trial corrects the estimate for the next (two or three trials as a rule).
+    predicted: a cheap estimate of the size at a multiplier, decreasing. What it leaves out (tables, other tensors, the
+               container) is nearly constant, so that each trial corrects it for the next. Once the target lies
+               between two trials, sizes are taken for linear in the multiplier's logarithm there.
     """
     goal = target * (1 - within / 2)
     best: T | None = None
-    too_small, too_large = math.inf, 0.0  # multipliers: the least one that gave too little, the largest too much
+    small: tuple[float, float] | None = None  # of the trials below the target the largest: log multiplier, size
+    large: tuple[float, float] | None = None  # of those above it the smallest
     correction = 0.0
     for _ in range(attempts):
-        rate = rate_of(predicted, goal - correction)
-        if not too_large < rate < too_small:
-            if too_small == math.inf:
-                rate = too_large * 4
-            else:
-                rate = math.sqrt(too_small * too_large) if too_large else too_small / 4
+        if small and large:
+            part = (large[1] - goal) / max(large[1] - small[1], 1)
+            log_rate = large[0] + (small[0] - large[0]) * min(max(part, 0.1), 0.9)
+        else:
+            log_rate = math.log(rate_of(predicted, goal - correction))
+            if large and log_rate <= large[0]:
+                log_rate = large[0] + math.log(4)
+            if small and log_rate >= small[0]:
+                log_rate = small[0] - math.log(4)
+        rate = math.exp(log_rate)
         if not _LOWEST < rate < _HIGHEST:
             break
         result = trial(rate)
@@ -48,10 +54,9 @@ def meet_size(
             best = result if best is None or reached > size(best) else best
             if reached >= target * (1 - within):
                 break
-            too_small = min(too_small, rate)
+            small = (log_rate, reached) if small is None or log_rate < small[0] else small
         else:
-            too_large = max(too_large, rate)
-        # What the estimate leaves out is nearly constant: tables, other tensors, the container.
+            large = (log_rate, reached) if large is None or log_rate > large[0] else large
         correction = reached - predicted(rate)
     return best
 
