@@ -42,17 +42,25 @@ def held_out(samples: Iterable[Any], share: float) -> tuple[list[Any], list[Any]
 
 def shuffled(train: list[Any], size: int, generator: torch.Generator) -> Iterator[Any]:
     """Each sample once, in pieces of up to `size` of one batch; a last piece below half of `size` is left out."""
-    pieces = []
+    cut: list[tuple[Any, Tensor | None]] = []
     for batch in train:
         length = _length(batch)
         if length is None or length <= size:
-            pieces.append((batch, None))
+            cut.append((batch, None))
             continue
         order = torch.randperm(length, generator=generator)
-        pieces += [(batch, part) for part in order.split(size) if 2 * part.numel() >= size]
-    for index in torch.randperm(len(pieces), generator=generator).tolist():
-        batch, part = pieces[index]
+        cut += [(batch, part) for part in order.split(size) if 2 * part.numel() >= size]
+    for index in torch.randperm(len(cut), generator=generator).tolist():
+        batch, part = cut[index]
         yield batch if part is None else _part(batch, part)
+
+
+def pieces(batch: Any, size: int) -> list[Any]:
+    """A batch cut into pieces of up to `size` samples, in order; itself where it cannot be cut."""
+    length = _length(batch)
+    if length is None or length <= size:
+        return [batch]
+    return [_part(batch, part) for part in torch.arange(length).split(size)]
 
 
 def _length(batch: Any) -> int | None:

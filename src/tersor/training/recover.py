@@ -26,7 +26,7 @@ from tersor.tensors import CompressedTensor
 from tersor.training.minibatches import held_out
 from tersor.training.requantize import requantized, trellis_of
 from tersor.training.settings import Recover
-from tersor.training.trainer import Descent, Trainer, root_mean_square
+from tersor.training.trainer import Descent, Trainer, root_mean_square, surely_smaller
 
 Quantize = Callable[[str, Tensor, LayerStatistics], CompressedTensor]
 """(name, weight, statistics of its inputs behind the quantized layers before it) -> the weight, quantized."""
@@ -60,6 +60,10 @@ def recover(
 ) -> Recovered:
     """Floats, and with `options.codes` codes, with which `student` is nearer to `model` on held-out samples.
 
+    What was found is kept only if it is nearer by more than chance explains (two standard errors of the gain over
+    held-out samples), else the start is. Held-out samples that the quantization itself was fitted to flatter the start
+    and the result alike.
+
     model:    the float network; a pass leaves it as it was.
     student:  the same modules, quantized weights set to what `tensors` dequantize to. Not changed.
     tensors:  by name of the parameter. Masks and steps stay.
@@ -77,13 +81,23 @@ def recover(
     trainer = Trainer(model, options, train, held, progress or (lambda _: None))
     with untouched(model, options.seed):
         start = copy.deepcopy(student)
-        before = trainer.held_distance(start)
-        best = Recovered(dict(tensors), _floats(start, tensors), before, before)
-        best = _train_floats(trainer, start, best)
+        first = best = _State(dict(tensors), _floats(start, tensors), trainer.held_distances(start))
+        candidates = [_train_floats(trainer, start, first)]
         if options.codes:
-            found = _train_codes(trainer, model, tensors, train, quantize)
-            best = found if found.after < best.after else best
-    return Recovered(best.tensors, best.floats, before, best.after)
+            candidates.append(_train_codes(trainer, model, tensors, train, quantize))
+        for candidate in candidates:
+            if surely_smaller(candidate.distances, best.distances):
+                best = candidate
+    return Recovered(best.tensors, best.floats, float(first.distances.mean()), float(best.distances.mean()))
+
+
+@dataclass(frozen=True)
+class _State:
+    """A network, and how far it is from its teacher on each held-out piece."""
+
+    tensors: dict[str, CompressedTensor]
+    floats: dict[str, Tensor]
+    distances: Tensor
 
 
 def _check(model: nn.Module, student: nn.Module, tensors: Mapping[str, CompressedTensor]) -> None:
@@ -108,8 +122,8 @@ def _float_rates(student: nn.Module, tensors: Mapping[str, CompressedTensor], op
     return {name: options.lr * root_mean_square(values) for name, values in _floats(student, tensors).items()}
 
 
-def _train_floats(trainer: Trainer, student: nn.Module, best: Recovered) -> Recovered:
-    """`best`, or something better: floats of `student` (changed) after some epoch, the codes those of `best`."""
+def _train_floats(trainer: Trainer, student: nn.Module, best: _State) -> _State:
+    """`best`, or something nearer: floats of `student` (changed) after some epoch, the codes those of `best`."""
     options = trainer.options
     descent = Descent(trainer, student, _float_rates(student, best.tensors, options))
     steps, since = trainer.steps_an_epoch(), 0
@@ -117,10 +131,10 @@ def _train_floats(trainer: Trainer, student: nn.Module, best: Recovered) -> Reco
         trainer.progress(f"epoch {epoch + 1} of {options.epochs}")
         for step in range(steps):
             descent.step(_cosine((epoch + step / steps) / options.epochs))
-        distance = trainer.held_distance(student)
+        distances = trainer.held_distances(student)
         since += 1
-        if distance < best.after:
-            best, since = Recovered(best.tensors, _floats(student, best.tensors), best.before, distance), 0
+        if distances.mean() < best.distances.mean():
+            best, since = _State(best.tensors, _floats(student, best.tensors), distances), 0
         if since >= options.patience:
             break
     return best
@@ -132,7 +146,7 @@ def _train_codes(
     tensors: Mapping[str, CompressedTensor],
     train: list[Any],
     quantize: Quantize | None,
-) -> Recovered:
+) -> _State:
     """Quantizes a copy of `model` layer after layer, training what is still a float in between; then the floats."""
     options = trainer.options
     student = copy.deepcopy(model)
@@ -149,8 +163,8 @@ def _train_codes(
         found[name] = _quantized(student, name, tensors[name], train, quantize)
         for step in range(options.layer_steps):
             descent.step(1 - step / options.layer_steps)
-    distance = trainer.held_distance(student)
-    return _train_floats(trainer, student, Recovered(found, _floats(student, found), distance, distance))
+    reached = _State(found, _floats(student, found), trainer.held_distances(student))
+    return _train_floats(trainer, student, reached)
 
 
 @torch.no_grad()

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from tersor.calibration.samples import call
 from tersor.errors import CalibrationError
 from tersor.training.distill import default_distance
-from tersor.training.minibatches import shuffled
+from tersor.training.minibatches import pieces, shuffled
 from tersor.training.settings import Recover
 
 Progress = Callable[[str], None]
 """(what begins)"""
 
 _BETAS = (0.9, 0.95)
+_HELD = 8
+"""Samples of a held-out piece: the spread of pieces' distances tells luck from gain."""
+
 _WARM_UP = 8
 """Steps in which the learning rate rises, while Adam's moments settle."""
 
@@ -34,7 +37,7 @@ class Trainer:
         self.distance = options.distance or default_distance(options.temperature)
         self.steps = 0
         self.options = options
-        self._held = held
+        self._held = [piece for batch in held for piece in pieces(batch, _HELD)]
         self._train = train
         self._generator = torch.Generator().manual_seed(options.seed)
         self._pieces = self._endless()
@@ -46,22 +49,22 @@ class Trainer:
         return max(sum(1 for _ in shuffled(self._train, self.options.batch, generator)), 1)
 
     @torch.no_grad()
-    def held_distance(self, student: nn.Module) -> float:
-        """The mean distance of held-out batches, in evaluation mode. CalibrationError if it is not finite."""
+    def held_distances(self, student: nn.Module) -> Tensor:
+        """The distance of each held-out piece, float64 (pieces,). CalibrationError if one is not finite."""
         student.eval()
         if not self._answers:
             self._answers = [call(self.teacher, batch, index) for index, batch in enumerate(self._held)]
         distances = [
-            float(self.distance(call(student, batch, index), answer))
+            self.distance(call(student, batch, index), answer).double().cpu()
             for index, (batch, answer) in enumerate(zip(self._held, self._answers, strict=True))
         ]
-        mean = sum(distances) / len(distances)
-        if not math.isfinite(mean):
+        found = torch.stack(distances)
+        if not bool(torch.isfinite(found).all()):
             raise CalibrationError(
-                f"recovery, after {self.steps} steps: the distance on held-out samples is {mean}; look at the samples, "
-                "or take smaller learning rates"
+                f"recovery, after {self.steps} steps: the distance on held-out samples is {found.mean().item()}; look "
+                "at the samples, or take smaller learning rates"
             )
-        return mean
+        return found
 
     def next_pair(self) -> tuple[Any, Any]:
         """An augmented batch, and the teacher's answer to it."""
@@ -118,6 +121,16 @@ class Descent:
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
+
+
+def surely_smaller(distances: Tensor, others: Tensor) -> bool:
+    """Whether the mean of `distances` (pieces,) is below that of `others` by more than two standard errors.
+
+    Paired: both are of the same pieces. Of one piece alone, whether it is smaller.
+    """
+    gains = others - distances
+    error = float(gains.std()) / math.sqrt(gains.numel()) if gains.numel() > 1 else 0.0
+    return float(gains.mean()) > 2 * error
 
 
 def root_mean_square(values: Tensor) -> float:
