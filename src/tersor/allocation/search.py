@@ -67,7 +67,7 @@ def _next(trials: list[tuple[float, int]], predicted: Callable[[float], float], 
         slope = (last[1] - trials[-2][1]) / (last[0] - trials[-2][0])
         guess = last[0] + (goal - last[1]) / slope if slope < 0 else last[0] + away
     # On from where it was too large (or back), by a little at least and by a stride at most.
-    step = min(max((guess - last[0]) / away, 0.02), 2.0)
+    step = min(max((guess - last[0]) / away, 0.02), 8.0)
     return last[0] + away * step
 
 
