@@ -51,11 +51,12 @@ def test_layers_of_a_network():
     model, x = network(), [torch.randn(20, 2, 6, 6) for _ in range(4)]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     seen = []
-    found = diagnose(model, x, progress=lambda *done: seen.append(done))
+    found = diagnose(model, x, progress=lambda *step: seen.append(step))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert {layer.name for layer in found.layers} == {"0.weight", "3.weight", "4.weight", "7.weight"}
-    assert seen == [(name, i + 1, 4) for i, name in enumerate(["0.weight", "3.weight", "4.weight", "7.weight"])]
-    assert sum(layer.bytes for layer in found.layers) + found.other_bytes == sum(t.nbytes for t in before.values())
+    assert [step[0] for step in seen] == ["0.weight", "3.weight", "4.weight", "7.weight"]
+    assert [step[1] for step in seen] == [108, 162, 258, 438] and {step[2] for step in seen} == {438}
+    assert 4 * 438 + found.other_bytes == sum(t.nbytes for t in before.values())
     ranks = [layer.loss_per_byte for layer in found.layers]
     assert ranks == sorted(ranks, reverse=True) and ranks[-1] > 0
     assert found.metric is None and all(c.drop is None for layer in found.layers for c in layer.candidates)
@@ -102,7 +103,7 @@ def test_tied_and_unreached_weights():
             return self.head(self.table(tokens))
 
     found = diagnose(Language(), [torch.randint(7, (5, 6))])
-    assert [(layer.name, layer.also) for layer in found.layers] == [("head.weight", ("table.weight",))]
+    assert [(layer.name, layer.also) for layer in found.layers] == [("table.weight", ("head.weight",))]
     assert found.layers[0].bytes == 11 * 8 * 4 and found.other_bytes == 16
     assert found.unreached == ("idle.weight",) and "No sample reached idle.weight" in found.words()
 

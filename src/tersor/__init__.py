@@ -9,7 +9,7 @@ with tersor.open("model.tsr") as tensors: ...  # one at a time, or in parts
 from tersor._version import __version__
 from tersor.allocation import Curve
 from tersor.compress import compress
-from tersor.diagnosis import diagnose
+from tersor.diagnosis import Diagnosis, diagnose
 from tersor.errors import TersorError, TersorWarning
 from tersor.model import CompressedModel
 from tersor.posttraining import Calibrate
@@ -27,6 +27,7 @@ __all__ = [
     "Cast",
     "CompressedModel",
     "Curve",
+    "Diagnosis",
     "FixedPoint",
     "Lossless",
     "Palettize",

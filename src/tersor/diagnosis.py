@@ -153,7 +153,7 @@ def diagnose(
     calibration: batches as `calibration.collect` takes them; iterated over twice. The model is not changed.
     evaluate:    a metric, higher is better; called once for the model, and once a layer, if `measure` is set.
     measure:     also measure the drop of `evaluate` with one layer at a time at this candidate; True for "4 bits".
-    progress:    of layers, each by its name.
+    progress:    called after each layer, with its name and the weights that are done.
     Raises UsageError for bad arguments, no samples or a model without layers; CalibrationError where the model rejects
     samples, or `evaluate` raises or returns no finite number.
     """
@@ -168,13 +168,15 @@ def diagnose(
     if not weights:
         raise UsageError("the model has no layers with weights that could be diagnosed")
     measured = None if chosen is None or evaluate is None else _Measured(folded, evaluate, chosen)
-    layers = []
-    for number, (names, weight) in enumerate(weights, 1):
-        reached = [name for name in names if name in statistics]
+    layers, done, total = [], 0, sum(weight.numel() for _, weight in weights)
+    for names, weight in weights:
+        done += weight.numel()
+        # A table that is a matrix, too, is rounded as the matrix: that has an H to feed errors back with.
+        reached = sorted((statistics[n] for n in names if n in statistics), key=lambda s: s.layout.diagonal)
         if reached:
-            layers.append(_layer(names, weight, [statistics[name] for name in reached], measured))
+            layers.append(_layer(names, weight, reached, measured))
         if progress is not None:
-            progress(names[0], number, len(weights))
+            progress(names[0], done, total)
     layers.sort(key=lambda layer: layer.loss_per_byte, reverse=True)
     known = {id(weight) for _, weight in weights}
     others = {id(t): t.nbytes for t in [*folded.parameters(), *folded.buffers()] if id(t) not in known}
@@ -183,18 +185,15 @@ def diagnose(
 
 
 def _by_tensor(model: nn.Module) -> list[tuple[list[str], Tensor]]:
-    """Every weight once: its names, one for each layout in which it is used, and itself. Matrices before tables."""
+    """Every weight once: its names, one for each layout in which it is used, and itself."""
     found: dict[int, tuple[list[str], Tensor]] = {}
-    tables = set()
     for target in find_targets(model, None):
-        for local, layout in target.layouts.items():
+        for local in target.layouts:
             weight = target.weight(local)
             names, _ = found.setdefault(id(weight), ([], weight))
             if target.names[local] not in names:
                 names.append(target.names[local])
-            if layout.diagonal:
-                tables.add(target.names[local])
-    return [(sorted(names, key=lambda name: name in tables), weight) for names, weight in found.values()]
+    return list(found.values())
 
 
 class _Measured:

@@ -27,6 +27,9 @@ LEVELS: dict[str, RepresentationConfig] = {
 }
 NAMES = (*(f"{bits} bits" for bits in BITS), *LEVELS)
 
+_ROW_EXPONENT = 0.25
+"""How far rows have steps of their own (`loss_steps`), as calibrated compression has them."""
+
 _PARAMETER_BITS = 16
 """Of a step, scale or centroid in a file, about."""
 
@@ -84,10 +87,10 @@ def entropy(codes: Tensor) -> float:
 
 def _uniform(matrices: Tensor, statistics: LayerStatistics, factor: Factor, bits: int) -> tuple[Tensor, float]:
     """(float64 (G, R, N), bits of all): steps as the loss asks for, scaled until codes take `bits` a weight."""
-    wanted = loss_steps(statistics.row_weights(), factor, 1.0)
-    wanted = wanted * _scale(matrices.abs().mean(2) / wanted, bits)
     # Outputs that are columns of what is stored cannot have a step each.
-    steps = snap(wanted, exponent=0.0 if statistics.layout.transposed else 1.0)
+    exponent = 0.0 if statistics.layout.transposed else _ROW_EXPONENT
+    wanted = loss_steps(statistics.row_weights(), factor, 1.0, exponent)
+    steps = snap(wanted * _scale(matrices.abs().mean(2) / wanted, bits))
     values = steps.values()
     codes, _ = trellis_codes(matrices, values, factor, Trellis(states=1, survivors=1))
     size = float(_laplace_bits(codes.double().abs().mean(2)).sum()) * matrices.shape[2]
