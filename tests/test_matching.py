@@ -6,9 +6,9 @@ from torch import nn
 
 from tersor.compress import compress
 from tersor.container.writer import Entry
-from tersor.errors import MismatchError
+from tersor.errors import MismatchError, UsageError
 from tersor.interop import from_state_dict
-from tersor.matching import as_checkpoint, beside_network, common_prefix, load_weights
+from tersor.matching import as_checkpoint, common_prefix, left_for_tensors, load_weights
 from tersor.model import CompressedModel
 from tersor.quantization import Binarize, Cast, Lossless, Palettize, Quantize, Ternarize
 from tersor.storage import save
@@ -207,16 +207,21 @@ def test_every_representation_takes_the_files_dtype(tmp_path, config, dtype):
     save(result, tmp_path / "m.tsr")
 
 
-def test_bytes_beside_the_network():
+def test_what_a_budget_leaves_for_the_network():
     model = net()
     plain = from_state_dict(state())
-    assert beside_network(plain, load_weights(plain, model)) == 0
-    more = from_state_dict(state() | {"ids": torch.randint(1 << 40, (100,))}, {"a": torch.randn(500).numpy().tobytes()})
+    assert left_for_tensors(500, plain) == left_for_tensors(500, plain, load_weights(plain, model)) == 500
+    attached = {"a": torch.randn(500).numpy().tobytes()}
+    more = from_state_dict(state(prefix="module.") | {"module.ids": torch.randint(1 << 40, (100,))}, attached)
     match = load_weights(more, model)
     small = compress(model)
     alone = save(small, _Null()).after
     whole = save(as_checkpoint(small, more, match, 1), _Null()).after
-    assert abs(beside_network(more, match) - (whole - alone)) < 16
+    assert abs(10_000 - left_for_tensors(10_000, more, match) - (whole - alone)) < 16
+    with pytest.raises(UsageError, match=r"the budget of 2,000 bytes is below the 2,\d\d\d bytes"):
+        left_for_tensors(2000, more, match)
+    with pytest.raises(UsageError, match=r"the budget of 1,500 bytes is below the 1,\d\d\d bytes"):
+        left_for_tensors(1500, more)
 
 
 class _Null:

@@ -19,6 +19,7 @@ from tersor.container.writer import Summary, write_tsr
 from tersor.entries import compressed_entries
 from tersor.errors import UsageError
 from tersor.interop import Checkpoint, from_state_dict, open_checkpoint
+from tersor.matching import left_for_tensors
 from tersor.model import CompressedModel
 from tersor.parallel import thread_pool
 from tersor.posttraining import Calibrate
@@ -77,7 +78,8 @@ def compress(
             raise UsageError("max_bytes excludes recipe, bits and lossless; give one of them")
         Budget(max_bytes=max_bytes)
         with _opened(model) as checkpoint:
-            found = compress_weights(checkpoint, int(max_bytes), options, threads=threads, progress=progress)
+            target = left_for_tensors(int(max_bytes), checkpoint)
+            found = compress_weights(checkpoint, target, options, threads=threads, progress=progress)
             return _as_source(found, model, checkpoint)
     chosen = choose_recipe(recipe, bits=bits, lossless=lossless)
     with _opened(model) as checkpoint, thread_pool(threads) as executor:

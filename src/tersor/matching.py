@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tersor.container.writer import Entry, write_tsr
-from tersor.errors import MismatchError
+from tersor.errors import MismatchError, UsageError
 from tersor.interop import Checkpoint, detect_ties
 from tersor.model import CompressedModel
 from tersor.quantization import Lossless
@@ -103,14 +103,32 @@ def as_checkpoint(
     )
 
 
-def beside_network(checkpoint: Checkpoint, match: Match) -> int:
-    """Bytes that a .tsr file of the checkpoint has beyond one of the network: attachments, extra tensors, names."""
-    nothing = Dense(torch.Size((0,)), torch.float32, None, torch.empty(0))
-    extra = [Entry(name, Lossless().fit(checkpoint.read(name))) for name in match.extra]
-    theirs = [Entry(name, nothing) for name in match.names]
-    ours = [Entry(name, nothing) for name in dict.fromkeys(match.names.values())]
-    whole = write_tsr(io.BytesIO(), theirs + extra, dict(checkpoint.info.attachments), source=checkpoint.info.format)
-    return max(whole.file_bytes - write_tsr(io.BytesIO(), ours, {}).file_bytes, 0)
+def left_for_tensors(target: int, checkpoint: Checkpoint, match: Match | None = None) -> int:
+    """The bytes that a file of `target` bytes leaves for the tensors that are compressed.
+
+    It holds the checkpoint's attachments, too; and, with the match of a network, whose file it would be without, the
+    names and the tensors that only the checkpoint has. UsageError where that is as large as the target.
+    """
+    extra = () if match is None else match.extra
+    theirs = [info.name for info in checkpoint.info.tensors if info.name not in extra]
+    ours = theirs if match is None else list(dict.fromkeys(match.names.values()))
+    exact = [Entry(name, Lossless().fit(checkpoint.read(name))) for name in extra]
+    attachments = dict(checkpoint.info.attachments)
+    beside = _file_bytes([*map(_empty, theirs), *exact], attachments) - _file_bytes(map(_empty, ours), {})
+    if beside >= target:
+        raise UsageError(
+            f"the budget of {target:,} bytes is below the {beside:,} bytes of what is no weight to compress "
+            "(attachments, such as tokenizers, and tensors of the file alone)"
+        )
+    return target - max(beside, 0)
+
+
+def _empty(name: str) -> Entry:
+    return Entry(name, Dense(torch.Size((0,)), torch.float32, None, torch.empty(0)))
+
+
+def _file_bytes(entries: Iterable[Entry], attachments: dict[str, bytes]) -> int:
+    return write_tsr(io.BytesIO(), entries, attachments).file_bytes
 
 
 def common_prefix(names: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ from tersor.compress import compress
 from tersor.errors import UsageError
 from tersor.model import CompressedModel
 from tersor.posttraining import Calibrate
+from tersor.work import Work
 
 CODE = """
 import torch
@@ -81,9 +82,7 @@ class Recovering(Calibrate):
 @pytest.fixture
 def library(monkeypatch):
     fake = Library()
-    module = types.ModuleType("tersor.calibrated")
-    module.compress_calibrated = fake.compress_calibrated
-    monkeypatch.setitem(sys.modules, "tersor.calibrated", module)
+    monkeypatch.setattr("tersor.calibrated.compress_calibrated", fake.compress_calibrated)
     monkeypatch.setattr("tersor.posttraining.Calibrate", Recovering)
     return fake
 
@@ -303,6 +302,35 @@ def test_bare_weights_within_a_budget(library, monkeypatch, folder):
     monkeypatch.setattr(sys.modules["tersor.compress"], "compress", data_free)
     assert run("compress", "net.pt", "--max-bytes", "2KiB", "--techniques", "codebook") == 0
     assert asked == {"path": "net.pt", "max_bytes": 2048, "options": Recovering(techniques=("codebook",))}
+    assert run("decompress", "net.tsr", "-o", "back.pt") == 0
+    assert torch.load("back.pt", weights_only=True)["epoch"] == 3
+
+
+def test_the_library_itself_goes_on_to_the_same_file(folder, monkeypatch, capsys):
+    command = ["compress", "net.pt", *NET, "--max-bytes", "900", "--threads", "1", "--json"]
+    assert run(*command, "-o", "whole.tsr") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert 0.9 * 900 < report["after"] <= 900
+    save, saved = Work.save_layer, []
+
+    def interrupted(self, trial, layer, tensors):
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+        save(self, trial, layer, tensors)
+        saved.append((trial, layer))
+
+    monkeypatch.setattr(Work, "save_layer", interrupted)
+    assert run(*command) == 130
+    monkeypatch.setattr(Work, "save_layer", lambda self, *what: (saved.append(what[:2]), save(self, *what)))
+    assert run(*command) == 0
+    assert len(saved) == len(set(saved)) > 3
+    assert (folder / "net.tsr").read_bytes() == (folder / "whole.tsr").read_bytes()
+    assert sorted(path.name for path in folder.glob("net.tsr*")) == ["net.tsr"]
+
+
+def test_the_library_itself_meets_a_budget_of_bare_weights(folder, capsys):
+    assert run("compress", "net.pt", "--max-bytes", "1.2KB") == 0
+    assert 0.9 * 1200 < (folder / "net.tsr").stat().st_size <= 1200
     assert run("decompress", "net.tsr", "-o", "back.pt") == 0
     assert torch.load("back.pt", weights_only=True)["epoch"] == 3
 

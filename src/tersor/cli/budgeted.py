@@ -158,10 +158,10 @@ def _excluded(patterns: list[str], match: Match) -> tuple[str, ...]:
 
 
 def _of_network(budget: Budget, checkpoint: Checkpoint, match: Match) -> Budget:
-    """What of the budget is left for the network, as the file holds names, attachments and other tensors, too."""
+    """What of the budget is left for the network."""
     import torch
 
-    from tersor.matching import beside_network
+    from tersor.matching import left_for_tensors
 
     weights = sum(
         torch.Size(info.shape).numel()
@@ -169,15 +169,7 @@ def _of_network(budget: Budget, checkpoint: Checkpoint, match: Match) -> Budget:
         if info.dtype.is_floating_point and info.tied_to is None
     )
     target = budget.target_bytes(weights)
-    beside = 0 if target is None else beside_network(checkpoint, match)
-    if target is None or beside == 0:
-        return budget
-    if beside >= target:
-        raise UsageError(
-            f"the budget of {target:,} bytes is below the {beside:,} bytes of what is no weight of the network "
-            "(attachments, such as tokenizers, and other tensors)"
-        )
-    return type(budget)(max_bytes=target - beside)
+    return budget if target is None else type(budget)(max_bytes=left_for_tensors(target, checkpoint, match))
 
 
 def _written(

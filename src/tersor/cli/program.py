@@ -27,7 +27,7 @@ from tersor.errors import TersorError, TersorWarning
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. Errors go to stderr as one line."""
     options = _parser().parse_args(arguments)
-    _return_freed_memory()
+    _tune_memory(keep=getattr(options, "model", None) is not None)
     warnings.showwarning = _show_warning
     warnings.simplefilter("ignore")  # of libraries: nothing that a user of the command line can act on
     warnings.simplefilter("always", TersorWarning)
@@ -72,12 +72,19 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _return_freed_memory() -> None:
-    """Keeps the peak near the largest tensor: glibc would otherwise learn to keep blocks of up to 32 MiB in each
-    thread's arena after they are freed. Setting the threshold turns that learning off."""
+def _tune_memory(*, keep: bool) -> None:
+    """How malloc treats memory that is freed.
+
+    keep: for networks, which ask for the same activations in every batch: taking them from the system each time costs
+          more than half as much as the convolutions. Else the peak stays near the largest tensor: glibc would learn to
+          keep blocks of up to 32 MiB in each thread's arena after they are freed. Setting the threshold turns that off.
+    """
     if platform.libc_ver()[0] == "glibc":
-        mmap_threshold = -3  # M_MMAP_THRESHOLD of malloc.h
-        ctypes.CDLL(None).mallopt(mmap_threshold, 4 << 20)
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+        malloc = ctypes.CDLL(None)
+        malloc.mallopt(mmap_threshold, (32 if keep else 4) << 20)
+        if keep:
+            malloc.mallopt(trim_threshold, 1 << 30)
 
 
 def _show_warning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
