@@ -5,9 +5,9 @@ make bench
 
 from __future__ import annotations
 
-from benchmarks import codec, disguise, kmeans, lossless, models, resources
+from benchmarks import calibrated, codec, disguise, kmeans, language, lossless, models, nnc, resources
 
 if __name__ == "__main__":
-    for script in (kmeans, lossless, codec, disguise, resources, models):
+    for script in (kmeans, lossless, codec, disguise, resources, models, nnc, calibrated, language):
         print(f"\n== {script.__name__}")
         script.main()

@@ -8,6 +8,7 @@ import importlib.util
 import io
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,21 +78,32 @@ class ResNetCifar(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-def cifar10_test() -> tuple[Tensor, Tensor] | None:
-    """(images float32 (10000, 3, 32, 32) normalised, labels int64), or None where the data are missing."""
+def _cifar10(file: str, indices: Sequence[int] | None) -> tuple[Tensor, Tensor] | None:
+    """Images of one archive (all, or those at `indices` of its names in alphabetical order), normalised, and labels."""
     from PIL import Image
 
-    path = data_file("cifar10/test.zip")
+    path = data_file(f"cifar10/{file}")
     if path is None:
         return None
     with zipfile.ZipFile(path) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
         classes = sorted({name.split("/")[0] for name in names})
-        pixels = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in names])
-    labels = torch.tensor([classes.index(name.split("/")[0]) for name in names])
+        chosen = names if indices is None else [names[i] for i in indices]
+        pixels = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in chosen])
+    labels = torch.tensor([classes.index(name.split("/")[0]) for name in chosen])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return (images - mean[:, None, None]) / std[:, None, None], labels
+
+
+def cifar10_test() -> tuple[Tensor, Tensor] | None:
+    """(images float32 (10000, 3, 32, 32) normalised, labels int64), or None where the data are missing."""
+    return _cifar10("test.zip", None)
+
+
+def cifar10_train(indices: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+    """Training images at `indices` (0..49,999, sorted by class), as `cifar10_test` gives them, or None."""
+    return _cifar10("train.zip", indices)
 
 
 def imagenet500() -> tuple[Tensor, Tensor] | None:

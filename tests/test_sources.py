@@ -48,17 +48,11 @@ def nothing():
 def needs(x):
     return x
 def raises():
-    raise ValueError("no such luck")
+    raise ValueError("no such\\nluck")
 def leaves():
     raise SystemExit(3)
 def accuracy(model):
     return torch.tensor(0.5)
-def nan(model):
-    return float("nan")
-def pair(model):
-    return torch.zeros(2)
-def word(model):
-    return "good"
 """
 
 
@@ -163,40 +157,13 @@ def test_samples_that_are_none(spec, says):
 
 
 def test_metrics():
-    metric = load_metric("mine_for_tests:accuracy")
-    value = metric(nn.Identity())
-    assert value == 0.5
-    assert type(value) is float
+    assert load_metric("mine_for_tests:accuracy")(nn.Identity()) == 0.5
 
 
 @pytest.mark.parametrize("name", ["number", "module", "text"])
 def test_metrics_that_are_no_functions(name):
     with pytest.raises(UsageError, match="a metric is a function of a network"):
         load_metric(f"mine_for_tests:{name}")
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("nan", "returned nan"),
-        ("pair", "returned a Tensor"),
-        ("word", "returned a str"),
-        ("raises", "measuring the network raised TypeError"),
-    ],
-)
-def test_metrics_that_give_no_number(name, says):
-    with pytest.raises(UsageError, match=f"mine_for_tests:{name}.*{says}"):
-        load_metric(f"mine_for_tests:{name}")(nn.Identity())
-
-
-def test_interruptions_pass():
-    def stop(model):
-        raise KeyboardInterrupt
-
-    load_model("mine_for_tests:Net")
-    sys.modules["mine_for_tests"].stop = stop
-    with pytest.raises(KeyboardInterrupt):
-        load_metric("mine_for_tests:stop")(nn.Identity())
 
 
 def test_the_same_seed_draws_the_same_samples():

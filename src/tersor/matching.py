@@ -172,7 +172,7 @@ def _report(problems: Mapping[str, list[str]]) -> None:
             lines.append(f"{what}: {', '.join(names[:_SHOWN])}{more}")
     if lines:
         raise MismatchError(
-            f"the weights do not fit the model. {'; '.join(lines)}. Give the model that the weights are of, or weights "
+            f"the weights do not fit the model: {'; '.join(lines)}. Give the model that the weights are of, or weights "
             "with its names"
         )
 

@@ -1,0 +1,126 @@
+"""A language model at 2 to 5 bits a weight: what rounding to nearest costs in perplexity, the baseline of ours.
+
+    TERSOR_DATA=... python -m benchmarks.language        writes benchmarks/results/language.json, row by row
+
+SmolLM2-135M, WikiText-2 validation text, its first 40,000 tokens, context 512. All matrices, the embedding too, are
+rounded in groups of 64 weights with a zero point; norms stay fp32. Two ways to choose a group's step: "minmax", from
+its least and greatest weight (fp16), as round-to-nearest is usually meant, and "least squares", tersor's `Quantize`.
+Two sizes of each: "packed", codes of plain bits beside an fp16 step and a zero point of as many bits as a code; and
+"file", the whole .tsr with tersor's entropy coding. Bits a weight are of all the file's bytes and parameters.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import tersor
+from benchmarks import smollm
+from benchmarks.machine import write_results
+from tersor.container.writer import Entry
+from tersor.quantization import Lossless, Quantize
+from tersor.quantization.uniform import encode
+from tersor.tensors import CompressedTensor, Uniform
+
+GROUP = 64
+BITS = (3, 4, 2, 5)
+RESULTS = Path(__file__).parent / "results" / "language.json"
+
+
+def minmax(weight: Tensor, bits: int) -> Uniform:
+    """Steps from the extremes of each group, zero included; nearest codes."""
+    assert weight.shape[1] % GROUP == 0
+    groups = weight.reshape(weight.shape[0], -1, GROUP)
+    low, high = groups.amin(2).clamp(max=0), groups.amax(2).clamp(min=0)
+    scale = ((high - low) / (2**bits - 1)).half().float().clamp(min=2**-24)
+    zero = (-(2 ** (bits - 1)) - (low / scale).round()).clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return encode(weight, None, bits, scale.numpy(), zero.int().numpy(), GROUP)
+
+
+def least_squares(weight: Tensor, bits: int) -> Uniform:
+    """Steps of least squared error."""
+    return Quantize(bits=bits, symmetric=False, granularity="group", group_size=GROUP).fit(weight)
+
+
+METHODS: dict[str, Callable[[Tensor, int], Uniform]] = {"minmax": minmax, "least squares": least_squares}
+
+
+def compressed(model: nn.Module, fit: Callable[[Tensor, int], Uniform], bits: int) -> tersor.CompressedModel:
+    """All tensors of the model, matrices quantized."""
+    entries = []
+    for name, value in smollm.weights(model).items():
+        tensor: CompressedTensor = fit(value, bits) if value.ndim == 2 else Lossless().fit(value)
+        entries.append(Entry(name, tensor))
+    return tersor.CompressedModel(tuple(entries))
+
+
+def file_bytes(model: tersor.CompressedModel) -> int:
+    """Size of the .tsr file."""
+    buffer = io.BytesIO()
+    tersor.save(model, buffer, threads=1)
+    return buffer.getbuffer().nbytes
+
+
+def packed_bytes(model: tersor.CompressedModel) -> int:
+    """Size without entropy coding or headers."""
+    total = 0
+    for entry in model.entries:
+        tensor = entry.tensor
+        assert tensor is not None
+        if isinstance(tensor, Uniform):
+            total += math.ceil((tensor.codes.numel() * tensor.bits + tensor.scale.numel() * (16 + tensor.bits)) / 8)
+        else:
+            total += 4 * tensor.dequantize().numel()
+    return total
+
+
+def rows_of(method: str, bits: int) -> list[dict[str, Any]]:
+    """One perplexity, two sizes."""
+    model = smollm.build()
+    parameters = sum(value.numel() for value in smollm.weights(model).values())
+    small = compressed(model, METHODS[method], bits)
+    model.load_state_dict(small.state_dict(), strict=False)
+    ppl = smollm.perplexity(model)
+    return [
+        {
+            "method": f"{method}, {form}",
+            "bits": bits,
+            "bytes": size,
+            "bits_per_weight": 8 * size / parameters,
+            "ppl": ppl,
+        }
+        for form, size in (("packed", packed_bytes(small)), ("file", file_bytes(small)))
+    ]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    if not smollm.available():
+        return
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+    rows = results["rows"]
+    if not any(row["method"] == "fp32" for row in rows):
+        model = smollm.build()
+        count = sum(value.numel() for value in smollm.weights(model).values())
+        rows.append(
+            {"method": "fp32", "bits": 32, "bytes": 4 * count, "bits_per_weight": 32.0, "ppl": smollm.perplexity(model)}
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    for method in sys.argv[1:] or METHODS:
+        for bits in BITS:
+            if not any(row["method"].startswith(method) and row["bits"] == bits for row in rows):
+                rows += rows_of(method, bits)
+                print(json.dumps(rows[-1]), flush=True)
+                write_results("language", {"tokens": smollm.TOKENS, "context": smollm.CONTEXT, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
