@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -27,6 +27,7 @@ from tersor.progress import Progress
 from tersor.quantization import Lossless
 from tersor.recipe import Recipe, TensorKey
 from tersor.tensors import CompressedTensor
+from tersor.training import Recover, recover
 from tersor.work import Work
 
 Evaluate = Callable[[nn.Module], float]
@@ -152,12 +153,24 @@ class _Search:
     def trial(self, rate: float) -> Trial:
         """The network at `rate`, measured."""
         quantized = quantize(self.network, rate, self.options, self.work, threads=self.threads, progress=self.progress)
+        if self.options.recover != "off":
+            quantized = self._recovered(quantized)
         entries = finished(self.network, quantized, self.options)
         metric = None if self.evaluate is None else self._metric(repr(rate), quantized.student)
         away = divergence(self.network.reference, quantized.student, self.samples, seed=self.options.seed)
         trial = Trial(entries, Point(rate, file_bytes(entries, self.threads), away, metric))
         self.points.append(trial.point)
         return trial
+
+    def _recovered(self, quantized: Quantized) -> Quantized:
+        """`quantized`, or what recovery found that is closer to the network on samples held out from it."""
+        options = Recover(codes=self.options.recover == "codes", seed=self.options.seed)
+        found = recover(self.network.model, quantized.student, quantized.tensors, self.samples, options)
+        values = {**{name: tensor.dequantize() for name, tensor in found.tensors.items()}, **found.floats}
+        with torch.no_grad():
+            for name, value in values.items():
+                quantized.student.get_parameter(name).copy_(value)
+        return replace(quantized, tensors=found.tensors)
 
     def _first_rate(self) -> float:
         """Where the predicted loss is negligible: at the optimum each weight costs about rate / (2 ln 2) nats."""

@@ -28,6 +28,8 @@ class Calibrate(Options):
     correct:      biases make up for the mean shift of what quantized layers give.
     reestimate:   batch norms that are not folded get running moments of the compressed network, where that brings its
                   outputs closer to the original's.
+    recover:      "off"; "floats": biases and norms are trained to bring outputs back to the original's; "codes": codes
+                  are found again, too, while the layers behind them still learn (`training.recover`).
     techniques:   what a layer may become.
     keep:         patterns of names that stay exact.
     seed:         of the labels drawn from the network's own predictions.
@@ -45,6 +47,7 @@ class Calibrate(Options):
     fold: bool = True
     correct: bool = True
     reestimate: bool = False
+    recover: str = "off"
     techniques: tuple[str, ...] = ("uniform",)
     keep: tuple[str, ...] = ()
     seed: int = 0
@@ -59,6 +62,7 @@ class Calibrate(Options):
         self.check_flag("fold")
         self.check_flag("correct")
         self.check_flag("reestimate")
+        self.check_choice("recover", ("off", "floats", "codes"))
         if self.reestimate and self.fold:
             raise UsageError("calibrate: reestimate needs fold=False: folded batch norms have no moments left")
         for technique in self.techniques:
