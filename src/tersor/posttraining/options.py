@@ -17,9 +17,7 @@ TECHNIQUES = ("uniform", "codebook", "sparse", "ternary", "binary", "lossless")
 class Calibrate(Options):
     """Options of calibrated compression; the defaults give the smallest files.
 
-    sequential:   "block", "layer" or "off": how often what layers receive is measured again behind those that are
-                  quantized already.
-    most_stages:  how often at most, with "block": neighbouring blocks are then measured together.
+    sequential:   what layers receive is measured again behind those that are quantized already.
     states, survivors: of the trellis (see `calibration.Trellis`); 1 state is plain rounding with feedback.
     damping:      of H, as a part of its mean diagonal.
     row_exponent: 0 to 1: how far a layer's rows may have steps of their own, by how much the loss depends on them.
@@ -37,8 +35,7 @@ class Calibrate(Options):
 
     name: ClassVar[str] = "calibrate"
 
-    sequential: str = "block"
-    most_stages: int = 12
+    sequential: bool = True
     states: int = 8
     survivors: int = 4
     damping: float = DAMPING
@@ -53,8 +50,7 @@ class Calibrate(Options):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.check_choice("sequential", ("block", "layer", "off"))
-        self.check_integer("most_stages", 1, 1 << 20)
+        self.check_flag("sequential")
         self.trellis()
         self.check_number("damping", 0, 1)
         self.check_number("row_exponent", 0, 1)
