@@ -15,12 +15,12 @@ from tersor.allocation import Budget, Curve, Point, least_size, meet_size
 from tersor.allocation.estimate import LayerSample, estimated_bytes
 from tersor.calibration import divergence, factorize, reestimate, round_vectors
 from tersor.calibration.samples import batches
-from tersor.container.writer import Entry, write_tsr
+from tersor.container.writer import Entry, file_bytes
+from tersor.disguise import Duplicates
 from tersor.entries import represent
 from tersor.errors import CalibrationError, UsageError
 from tersor.interop import from_state_dict
 from tersor.model import CompressedModel
-from tersor.parallel import thread_pool
 from tersor.posttraining import Calibrate, Network, Quantized, prepare, quantize
 from tersor.posttraining.layer import by_rows, row_steps, row_weights
 from tersor.progress import Progress
@@ -217,31 +217,22 @@ def finished(network: Network, quantized: Quantized, options: Calibrate) -> tupl
     for name, vector in rounded.items():
         student.get_parameter(name).copy_(vector.dequantize())
     tensors: dict[str, CompressedTensor] = {**quantized.tensors, **rounded}
-    entries = []
+    entries, duplicates = [], Duplicates()
     with from_state_dict(student.state_dict(keep_vars=True)) as checkpoint:
         keys = [TensorKey(info.name, info.shape, info.dtype) for info in checkpoint.info.tensors]
         unreached = Recipe.default().plan(keys)
         for info in checkpoint.info.tensors:
-            tensor: CompressedTensor | None = tensors.get(info.name)
-            if tensor is None and info.tied_to is None:
+            fitted: CompressedTensor | None = tensors.get(info.name)
+            if fitted is None and info.tied_to is None:
                 exact = info.name in network.vectors or not _is_left_over(network, info.name, options)
-                representation = Lossless() if exact else unreached[info.name].representation
-                tensor = represent(info.name, checkpoint.read(info.name), representation)
-            entries.append(Entry(info.name, tensor, info.tied_to, info.note))
+                value = checkpoint.read(info.name)
+                earlier = duplicates.find(info.name, value, checkpoint.read) if exact else None
+                if earlier is not None:
+                    entries.append(Entry(info.name, None, earlier, info.note, copied=True))
+                    continue
+                fitted = represent(info.name, value, Lossless() if exact else unreached[info.name].representation)
+            entries.append(Entry(info.name, fitted, info.tied_to, info.note))
     return tuple(entries)
-
-
-def file_bytes(entries: tuple[Entry, ...], threads: int | None = 1) -> int:
-    """The size of the file that holds them, alone."""
-    with thread_pool(threads) as executor:
-        return write_tsr(_Nowhere(), entries, {}, executor=executor).file_bytes  # type: ignore[arg-type]
-
-
-class _Nowhere:
-    """Where files go whose size alone is of interest."""
-
-    def write(self, data: bytes) -> int:
-        return len(data)
 
 
 def _is_left_over(network: Network, name: str, options: Calibrate) -> bool:

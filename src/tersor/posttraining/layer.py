@@ -18,9 +18,11 @@ def quantize_layer(
     weights: Tensor,
     rate: float,
     options: Calibrate,
+    *,
+    mask: Tensor | None = None,
     threads: int | None = 1,
 ) -> Uniform:
-    """`weight` in codes that serve `target` best.
+    """`weight` in codes that serve `target` best, those outside of `mask` pruned.
 
     target:     what the layer should compute from the inputs of `statistics`: `weight`, or (G, R, N).
     statistics: of the inputs that the layer gets. weights: `row_weights`, of the original network.
@@ -28,7 +30,7 @@ def quantize_layer(
     factor = factorize(statistics, options.damping)
     steps = row_steps(weights, factor, statistics, rate, options)
     trellis = _trellis(statistics, options)
-    return dependent_uniform(target, statistics, factor, steps, trellis, dtype=weight.dtype, threads=threads)
+    return dependent_uniform(target, statistics, factor, steps, trellis, mask=mask, dtype=weight.dtype, threads=threads)
 
 
 def row_weights(statistics: LayerStatistics, floor: float) -> Tensor:

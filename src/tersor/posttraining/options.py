@@ -10,7 +10,7 @@ from tersor.calibration.damping import DAMPING
 from tersor.errors import UsageError
 from tersor.options import Options
 
-TECHNIQUES = ("uniform", "codebook", "sparse", "ternary", "binary", "lossless")
+TECHNIQUES = ("uniform", "sparse", "codebook", "int8", "ternary", "binary", "lossless")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class Calibrate(Options):
                   outputs closer to the original's.
     recover:      "off"; "floats": biases and norms are trained to bring outputs back to the original's; "codes": codes
                   are found again, too, while the layers behind them still learn (`training.recover`).
-    techniques:   what a layer may become.
+    techniques:   what a layer may become, whichever costs least in loss + rate * bits; each that is added costs time:
+                  "uniform" (steps and trellis), "sparse" (pruned, too), "codebook", "int8", "ternary", "binary",
+                  "lossless".
     keep:         patterns of names that stay exact.
     seed:         of the labels drawn from the network's own predictions.
     """

@@ -10,7 +10,9 @@ from torch import nn
 
 from tersor.calibration import PairStatistics, output_shift
 from tersor.calibration.lockstep import lockstep
-from tersor.posttraining.layer import by_rows, quantize_layer, row_weights
+from tersor.container.writer import Entry, file_bytes
+from tersor.posttraining.candidates import best_candidate
+from tersor.posttraining.layer import by_rows, row_weights
 from tersor.posttraining.network import Network
 from tersor.posttraining.options import Calibrate
 from tersor.progress import Progress
@@ -91,7 +93,7 @@ def _layer(
         statistics, target = by_rows(original), weight
     else:
         statistics, target = pair.quantized, pair.target(weight)
-    tensor = quantize_layer(weight, target, statistics, weights, rate, options, threads)
+    tensor = best_candidate(weight, target, statistics, weights, rate, options, _size, threads)
     found: dict[str, CompressedTensor] = {name: tensor}
     if options.correct and name in network.bias_of:
         values = tensor.dequantize()
@@ -107,3 +109,7 @@ def _layer(
 def _put(student: nn.Module, tensors: dict[str, CompressedTensor]) -> None:
     for name, tensor in tensors.items():
         student.get_parameter(name).copy_(tensor.dequantize())
+
+
+def _size(tensor: CompressedTensor) -> int:
+    return file_bytes([Entry("", tensor)])
