@@ -23,8 +23,10 @@ class TrellisPath {
 
     void start_row() noexcept { state_ = 0; }
     unsigned state() const noexcept { return state_; }
+    // Whether codes are about twice their indices.
+    bool is_doubled() const noexcept { return doubled_; }
     // Whether codes are odd or 0.
-    bool is_odd() const noexcept { return states_[state_].classes[0].zero; }
+    bool is_odd() const noexcept { return states_[state_].is_odd(); }
     void advance(std::int32_t index) noexcept { state_ = states_[state_].next[index & 1]; }
 
     std::int32_t code(std::int32_t index) const noexcept {

@@ -19,6 +19,9 @@ struct CodeClass {
 struct TrellisState {
     std::array<CodeClass, 2> classes;  // k even, k odd
     std::array<uint8_t, 2> next;
+
+    // Whether codes are odd or 0, or even, or any.
+    constexpr bool is_odd() const noexcept { return classes[0].zero; }
 };
 
 inline constexpr std::array<CodeClass, 2> kAllIntegers{{{0, 2, false}, {1, 2, false}}};

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -72,6 +72,25 @@ def compress_calibrated(
     best = search.meet(target) if target is not None else search.limit(budget.max_drop or 0.0)
     curve = Curve.of(search.points, best.point, search.reference)
     return CompressedModel(best.entries, original_bytes=sum(tensor.nbytes for tensor in tensors), curve=curve)
+
+
+def sweep(
+    model: nn.Module,
+    samples: Iterable[Any],
+    rates: Iterable[float],
+    *,
+    options: Calibrate | None = None,
+    evaluate: Evaluate | None = None,
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> Iterator[Trial]:
+    """`model` at each of several multipliers, in nats a bit: a curve of size against quality, calibrated once.
+
+    Arguments and errors as `compress_calibrated`.
+    """
+    batched = [batch for batch, _ in batches(samples)]
+    search = _Search(model, batched, options or Calibrate(), evaluate, Work(None, b""), progress, threads)
+    yield from map(search.trial, rates)
 
 
 @dataclass(frozen=True)
@@ -156,7 +175,7 @@ class _Search:
 
 
 def measured(evaluate: Evaluate, model: nn.Module) -> float:
-    """What `evaluate` gives for `model`, in evaluation mode. CalibrationError if it raises or gives no finite number."""
+    """What `evaluate` gives for `model`, in evaluation mode. CalibrationError if it fails or gives no finite number."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()

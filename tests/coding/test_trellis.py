@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tersor._native import core
+from tersor.calibration.damping import Factor
+from tersor.calibration.trellis import trellis_codes
 from tersor.coding import (
     CodingConfig,
     CorruptStreamError,
@@ -17,7 +20,9 @@ from tersor.coding import (
 )
 from tersor.errors import MismatchError
 from tersor.layers import Geometry
+from tests.twins import adaptive as adaptive_twin
 from tests.twins import trellis_path as twin
+from tests.twins.adaptive import Model
 
 
 def random_indices(seed, rows, length, spread):
@@ -88,6 +93,50 @@ def test_every_method_carries_indices(coder):
         out = np.zeros_like(symbols)
         decode_symbols(method, blob, out, geometry, 7, State(), where, 8)
         assert np.array_equal(out, symbols if where is None else np.where(where, symbols, 0))
+
+
+@pytest.mark.parametrize("states", [4, 8])
+@pytest.mark.parametrize("geometry", [(6, 5, 9), (25, 20, 1), (3, 4, 49), (30, 1, 25), (1, 300, 1), (300, 1, 1)])
+@pytest.mark.parametrize(("bits", "spread"), [(4, 0.4), (8, 6.0), (16, 400.0)])
+def test_adaptive_streams_are_those_of_the_twin(geometry, states, bits, spread, every_isa):
+    geometry = Geometry(*geometry)
+    native, model = {isa: State() for isa in every_isa}, Model(states)
+    most = (1 << bits - 1) - 1
+    for seed, density in enumerate((None, 0.5, 0.05)):
+        rng = np.random.default_rng(seed)
+        alive = rng.random((geometry.rows, 1, 1)) < 0.8
+        symbols = np.clip(np.round(rng.laplace(0, spread, geometry) * alive), -most, most)
+        symbols = symbols.astype(np.int8 if bits <= 8 else np.int16).reshape(-1)
+        kept = None if density is None else rng.random(symbols.size) < density
+        flags = None if kept is None else kept.tolist()
+        shape = (geometry.row_length, geometry.kernel, 0)
+        expected = adaptive_twin.encode(symbols.tolist(), geometry, bits, True, model, flags)
+        for isa, state in native.items():
+            core.force_isa(isa)
+            before = state.copy()
+            assert core.encode_adaptive(symbols, bits, *shape, state.native, flat(kept), states) == expected
+            back = np.zeros_like(symbols)
+            assert core.decode_adaptive(expected, back, bits, *shape, before.native, flat(kept), states)
+            assert np.array_equal(back, symbols if kept is None else np.where(kept, symbols, 0))
+    alone = core.encode_adaptive(symbols, bits, *shape, State().native, flat(kept), states)
+    assert adaptive_twin.decode(alone, geometry, bits, True, Model(states), flags) == [
+        int(x) if there else None for x, there in zip(symbols, flags, strict=True)
+    ]
+
+
+def flat(kept):
+    return None if kept is None else kept.view(np.uint8)
+
+
+def test_states_are_worth_bytes():
+    """Real paths: the grid of a weight tells how probable zero is."""
+    factor = Factor(None, torch.ones(1, 288, dtype=torch.float64))
+    weight = torch.randn(1, 64, 288, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    codes, _ = trellis_codes(weight, torch.full((1, 64), 1.3), factor)
+    k = to_indices(codes.reshape(-1).numpy(), 288, 8)
+    geometry, config = Geometry(64, 32, 9), CodingConfig("adaptive")
+    sizes = {states: len(encode_symbols(k, geometry, 16, config, State(), None, states)[1]) for states in (1, 8)}
+    assert sizes[8] < 0.97 * sizes[1]
 
 
 def test_bad_arguments():

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-_NEXT = {
+NEXT = {
     1: np.array([[0, 0]], np.uint8),
     4: np.array([[0, 2], [2, 0], [1, 3], [3, 1]], np.uint8),
     8: np.array([[0, 2], [5, 7], [1, 3], [6, 4], [2, 0], [4, 6], [3, 1], [7, 5]], np.uint8),
 }
 """The state after k even and k odd."""
 
-_Q1 = {
+Q1 = {
     1: np.array([False]),
     4: np.array([False, False, True, True]),
     8: np.array([False, True] * 4),
@@ -26,7 +26,7 @@ def to_indices(codes, states=8, mask=None):
     for j in range(q.shape[1]):
         column = q[:, j] if mask is None else np.where(mask[:, j], q[:, j], 0)
         before[:, j] = state
-        odd_grid = _Q1[states][state]
+        odd_grid = Q1[states][state]
         if states > 1:
             fits = np.where(odd_grid, (column % 2 == 1) | (column == 0), column % 2 == 0)
             if not fits.all():
@@ -46,11 +46,11 @@ def from_indices(indices, states=8, mask=None):
     state = np.zeros(k.shape[0], np.uint8)
     for j in range(k.shape[1]):
         column = k[:, j]
-        q[:, j] = 2 * column - np.where(_Q1[states][state], np.sign(column), 0)
+        q[:, j] = 2 * column - np.where(Q1[states][state], np.sign(column), 0)
         state = _advanced(states, state, column, None if mask is None else mask[:, j])
     return q
 
 
 def _advanced(states, state, index, kept):
-    following = _NEXT[states][state, index & 1]
+    following = NEXT[states][state, index & 1]
     return following if kept is None else np.where(kept, following, state)

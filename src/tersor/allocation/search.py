@@ -14,6 +14,9 @@ T = TypeVar("T")
 _HIGHEST, _LOWEST = 1e6, 1e-18
 """Multipliers outside change nothing any more: all weights are zero, or exact."""
 
+_STRIDE = math.log(4)
+"""A large step of a multiplier, in logarithm: a bit of each weight."""
+
 
 def meet_size(
     trial: Callable[[float], T],
@@ -26,34 +29,46 @@ def meet_size(
 ) -> T | None:
     """The trial whose size lies in [(1 - within) target, target], or the largest found below it; None if none is.
 
-    predicted: a cheap estimate of the size at a multiplier, decreasing. The ratio of true and estimated sizes changes
-               slowly, so that each trial corrects the estimate for the next (two or three trials as a rule).
+    predicted: a cheap estimate of the size at a multiplier, decreasing: it gives the first trial. What it leaves out
+               (tables, other tensors, the container) is nearly constant, which gives the second. From then on sizes
+               are taken for linear in the multiplier's logarithm. Three trials as a rule.
     """
     goal = target * (1 - within / 2)
     best: T | None = None
-    too_small, too_large = math.inf, 0.0  # multipliers: the least one that gave too little, the largest too much
-    correction = 0.0
+    trials: list[tuple[float, int]] = []  # logarithm of the multiplier, size
     for _ in range(attempts):
-        rate = rate_of(predicted, goal - correction)
-        if not too_large < rate < too_small:
-            if too_small == math.inf:
-                rate = too_large * 4
-            else:
-                rate = math.sqrt(too_small * too_large) if too_large else too_small / 4
+        rate = math.exp(_next(trials, predicted, goal))
         if not _LOWEST < rate < _HIGHEST:
             break
         result = trial(rate)
         reached = size(result)
+        trials.append((math.log(rate), reached))
         if reached <= target:
             best = result if best is None or reached > size(best) else best
             if reached >= target * (1 - within):
                 break
-            too_small = min(too_small, rate)
-        else:
-            too_large = max(too_large, rate)
-        # What the estimate leaves out is nearly constant: tables, other tensors, the container.
-        correction = reached - predicted(rate)
     return best
+
+
+def _next(trials: list[tuple[float, int]], predicted: Callable[[float], float], goal: float) -> float:
+    """The logarithm of the multiplier to try next: always between those that gave too much and too little."""
+    if not trials:
+        return math.log(rate_of(predicted, goal))
+    large = max((t for t in trials if t[1] > goal), default=None)
+    small = min((t for t in trials if t[1] <= goal), default=None)
+    if large and small:
+        part = (large[1] - goal) / max(large[1] - small[1], 1)
+        return large[0] + (small[0] - large[0]) * min(max(part, 0.1), 0.9)
+    last = trials[-1]
+    away = _STRIDE if last[1] > goal else -_STRIDE
+    if len(trials) == 1:
+        guess = math.log(rate_of(predicted, goal - (last[1] - predicted(math.exp(last[0])))))
+    else:
+        slope = (last[1] - trials[-2][1]) / (last[0] - trials[-2][0])
+        guess = last[0] + (goal - last[1]) / slope if slope < 0 else last[0] + away
+    # On from where it was too large (or back), by a little at least and by a stride at most.
+    step = min(max((guess - last[0]) / away, 0.02), 8.0)
+    return last[0] + away * step
 
 
 def rate_of(predicted: Callable[[float], float], size: float) -> float:

@@ -2,6 +2,7 @@
 
 from tersor.calibration.batchnorm import reestimate
 from tersor.calibration.collect import collect
+from tersor.calibration.crossvalidation import Trust, cross_validate
 from tersor.calibration.damping import Factor, factorize
 from tersor.calibration.dependent import dependent_uniform
 from tersor.calibration.divergence import Reference, divergence, reference_outputs
@@ -26,9 +27,11 @@ __all__ = [
     "Reference",
     "RowSteps",
     "Trellis",
+    "Trust",
     "bias_of",
     "collect",
     "collect_pair",
+    "cross_validate",
     "default_objective",
     "dependent_uniform",
     "divergence",

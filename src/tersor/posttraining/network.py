@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -79,24 +80,30 @@ def prepare(
     vectors = vector_weights(own, samples, others, seed=options.seed)
     report("noting outputs", 3, 4)
     reference = reference_outputs(own, samples, seed=options.seed)
-    stages = stages_of(list(statistics), options.sequential)
+    stages = stages_of(list(statistics), options.sequential, options.most_stages)
     return Network(own, samples, statistics, stages, paired, biases, vectors, reference)
 
 
-def stages_of(names: list[str], sequential: str) -> tuple[tuple[str, ...], ...]:
-    """Consecutive names of one block: those alike up to their last number ("layer1.0.conv1" -> "layer1.0")."""
+def stages_of(names: list[str], sequential: str, most: int) -> tuple[tuple[str, ...], ...]:
+    """Consecutive names of one block: those alike up to their last number ("layer1.0.conv1" -> "layer1.0").
+
+    Where blocks are more than `most`, neighbours are joined: each stage costs two passes of the network up to it.
+    """
     if sequential == "off":
         return (tuple(names),)
-    stages: list[tuple[str, ...]] = []
+    blocks: list[tuple[str, ...]] = []
     last = None
     for name in names:
         block = _block(name) if sequential == "block" else name
-        if stages and block == last:
-            stages[-1] += (name,)
+        if blocks and block == last:
+            blocks[-1] += (name,)
         else:
-            stages.append((name,))
+            blocks.append((name,))
         last = block
-    return tuple(stages)
+    if sequential == "layer" or len(blocks) <= most:
+        return tuple(blocks)
+    bounds = [round(i * len(blocks) / most) for i in range(most + 1)]
+    return tuple(tuple(n for block in blocks[i:j] for n in block) for i, j in pairwise(bounds))
 
 
 def _of_parameters(

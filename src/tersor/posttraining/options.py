@@ -19,6 +19,7 @@ class Calibrate(Options):
 
     sequential:   "block", "layer" or "off": how often what layers receive is measured again behind those that are
                   quantized already.
+    most_stages:  how often at most, with "block": neighbouring blocks are then measured together.
     states, survivors: of the trellis (see `calibration.Trellis`); 1 state is plain rounding with feedback.
     damping:      of H, as a part of its mean diagonal.
     row_exponent: 0 to 1: how far a layer's rows may have steps of their own, by how much the loss depends on them.
@@ -35,6 +36,7 @@ class Calibrate(Options):
     name: ClassVar[str] = "calibrate"
 
     sequential: str = "block"
+    most_stages: int = 12
     states: int = 8
     survivors: int = 4
     damping: float = DAMPING
@@ -49,6 +51,7 @@ class Calibrate(Options):
 
     def __post_init__(self) -> None:
         self.check_choice("sequential", ("block", "layer", "off"))
+        self.check_integer("most_stages", 1, 1 << 20)
         self.trellis()
         self.check_number("damping", 0, 1)
         self.check_number("row_exponent", 0, 1)
