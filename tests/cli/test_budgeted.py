@@ -144,7 +144,7 @@ def test_budgets_and_options_reach_the_library(library, capsys):
     assert run(*command, "--max-bytes", "1MB", "--techniques", "uniform, codebook", "--exclude", "0.*") == 0
     assert library.asked.options.techniques == ("uniform", "codebook")
     assert library.asked.options.keep == ("0.weight", "0.bias")
-    assert library.asked.options.recover == "no"
+    assert library.asked.options.recover == "off"
 
 
 def test_bits_are_the_average_of_the_whole_file(library):

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from tersor.calibration import Trellis, collect, dependent_uniform, factorize, output_error, snap
-from tersor.calibration.layout import Layout
 from tersor.quantization import Quantize
 from tersor.training.requantize import requantized, trellis_of
 
@@ -22,8 +21,8 @@ def case():
 def test_the_trellis_is_seen_in_the_codes(case, states):
     weight, statistics, steps = case
     fitted = dependent_uniform(weight, statistics, factorize(statistics), steps, Trellis(states, 2))
-    assert trellis_of(fitted, Layout()) == Trellis(states, 4)
-    assert trellis_of(Quantize(bits=4).fit(weight), Layout()) is None
+    assert trellis_of(fitted) == Trellis(states, 4)
+    assert trellis_of(Quantize(bits=4).fit(weight)) is None
 
 
 def test_a_weight_on_the_grid_keeps_its_codes_and_another_one_comes_near(case):
