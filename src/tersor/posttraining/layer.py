@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tersor.calibration import LayerStatistics, RowSteps, Trellis, dependent_uniform, factorize, loss_steps, snap
+from tersor.calibration import LayerStatistics, RowSteps, Trellis, Trust, dependent_uniform, factorize, loss_steps, snap
 from tersor.calibration.damping import Factor
 from tersor.calibration.steps import TRELLIS_FACTOR
 from tersor.posttraining.options import Calibrate
@@ -16,24 +16,27 @@ def quantize_layer(
     target: Tensor,
     statistics: LayerStatistics,
     weights: Tensor,
+    damping: float,
     rate: float,
     options: Calibrate,
+    *,
     threads: int | None = 1,
 ) -> Uniform:
     """`weight` in codes that serve `target` best.
 
     target:     what the layer should compute from the inputs of `statistics`: `weight`, or (G, R, N).
     statistics: of the inputs that the layer gets. weights: `row_weights`, of the original network.
+    damping:    of H (`Trust`).
     """
-    factor = factorize(statistics, options.damping)
+    factor = factorize(statistics, damping)
     steps = row_steps(weights, factor, statistics, rate, options)
     trellis = _trellis(statistics, options)
     return dependent_uniform(target, statistics, factor, steps, trellis, dtype=weight.dtype, threads=threads)
 
 
-def row_weights(statistics: LayerStatistics, floor: float) -> Tensor:
-    """G_r with at least `floor` of its mean in every row: few samples say little of rarely used outputs."""
-    weights = statistics.row_weights()
+def row_weights(statistics: LayerStatistics, trust: Trust, floor: float) -> Tensor:
+    """G_r for steps, with at least `floor` of its mean in every row: few samples say little of rarely used outputs."""
+    weights = statistics.row_weights() * trust.correction
     return weights * (1 - floor) + weights.mean() * floor
 
 

@@ -16,13 +16,17 @@ from torch import nn
 from tersor.calibration import (
     LayerStatistics,
     Reference,
+    Trust,
     bias_of,
+    cross_validate,
     execution_order,
     fold_batch_norms,
+    merge,
     reference_outputs,
     vector_weights,
 )
-from tersor.calibration.collect import collect
+from tersor.calibration.collect import collect, tell_unreached
+from tersor.calibration.targets import find_targets
 from tersor.posttraining.options import Calibrate
 from tersor.progress import Progress
 from tersor.work import Work
@@ -35,6 +39,7 @@ class Network:
     model:      computes what the user's does, in evaluation mode.
     samples:    batches.
     statistics: of the layers to quantize, by the first name of the weight.
+    trust:      how far these can be trusted, by the same names.
     stages:     names of weights in the order of use; what a stage's layers receive is measured in one pass.
     paired:     names whose inputs are measured again; others keep the statistics of the original network.
     bias_of:    name of the weight -> that of the bias which moves the layer's outputs.
@@ -45,6 +50,7 @@ class Network:
     model: nn.Module
     samples: list[Any]
     statistics: Mapping[str, LayerStatistics]
+    trust: Mapping[str, Trust]
     stages: tuple[tuple[str, ...], ...]
     paired: frozenset[str]
     bias_of: Mapping[str, str]
@@ -65,12 +71,12 @@ def prepare(
         own = copy.deepcopy(model).eval()
         biases = bias_of(own)
     report("collecting statistics", 1, 4)
-    found = work.load_statistics("network")
-    if found is None:
-        found = collect(own, samples, fisher=True, seed=options.seed)
-        work.save_statistics("network", found)
+    halves = _halves(own, samples, options, work)
+    found = merge(*halves)
     order = execution_order(own, samples[0], seed=options.seed)
     statistics, paired = _of_parameters(own, found, [name for name in order if name in found], options)
+    parts = [_of_parameters(own, half, [name for name in order if name in half], options)[0] for half in halves]
+    trust = {name: _trust(name, [part[name] for part in parts if name in part], options, work) for name in statistics}
     report("weighing the other parameters", 2, 4)
     others = [
         name
@@ -81,7 +87,7 @@ def prepare(
     report("noting outputs", 3, 4)
     reference = reference_outputs(own, samples, seed=options.seed)
     stages = stages_of(list(statistics), options.sequential, options.most_stages)
-    return Network(own, samples, statistics, stages, paired, biases, vectors, reference)
+    return Network(own, samples, statistics, trust, stages, paired, biases, vectors, reference)
 
 
 def stages_of(names: list[str], sequential: str, most: int) -> tuple[tuple[str, ...], ...]:
@@ -104,6 +110,35 @@ def stages_of(names: list[str], sequential: str, most: int) -> tuple[tuple[str, 
         return tuple(blocks)
     bounds = [round(i * len(blocks) / most) for i in range(most + 1)]
     return tuple(tuple(n for block in blocks[i:j] for n in block) for i, j in pairwise(bounds))
+
+
+def _halves(
+    model: nn.Module, samples: list[Any], options: Calibrate, work: Work
+) -> tuple[dict[str, LayerStatistics], dict[str, LayerStatistics]]:
+    """Statistics of every second batch, and of the others; the latter are empty where there is one batch only."""
+    halves: list[dict[str, LayerStatistics]] = []
+    for index, part in enumerate((samples[::2], samples[1::2])):
+        found = work.load_statistics(f"half {index}") if part else {}
+        if found is None:
+            found = collect(model, part, fisher=True, seed=options.seed + index, unreached="ignore")
+            work.save_statistics(f"half {index}", found)
+        halves.append(found)
+    names = dict.fromkeys(target.names[local] for target in find_targets(model, None) for local in target.layouts)
+    tell_unreached([name for name in names if not any(name in half for half in halves)], "warn")
+    return halves[0], halves[1]
+
+
+def _trust(name: str, halves: list[LayerStatistics], options: Calibrate, work: Work) -> Trust:
+    """As `cross_validate`; the least damping where one half of the samples did not reach the layer."""
+    if len(halves) < 2 or halves[0].layout != halves[1].layout:
+        return Trust(options.damping)
+    known = [work.load_number(f"{key} {name}") for key in ("damping", "correction")]
+    if known[0] is not None and known[1] is not None:
+        return Trust(known[0], known[1])
+    trust = cross_validate(halves[0], halves[1], options.damping)
+    work.save_number(f"damping {name}", trust.damping)
+    work.save_number(f"correction {name}", trust.correction)
+    return trust
 
 
 def _of_parameters(

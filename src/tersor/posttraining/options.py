@@ -21,7 +21,7 @@ class Calibrate(Options):
                   quantized already.
     most_stages:  how often at most, with "block": neighbouring blocks are then measured together.
     states, survivors: of the trellis (see `calibration.Trellis`); 1 state is plain rounding with feedback.
-    damping:      of H, as a part of its mean diagonal.
+    damping:      of H, at least, as a part of its mean diagonal; more where cross-validation asks for it.
     row_exponent: 0 to 1: how far a layer's rows may have steps of their own, by how much the loss depends on them.
     row_floor:    0 to 1: the part of a layer's mean weight that every row has at least.
     fold:         batch norms are folded into the layers before them.

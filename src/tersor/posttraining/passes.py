@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tersor.calibration import PairStatistics, collect_pair, output_shift
+from tersor.calibration.pairs import TARGET_DAMPING
 from tersor.posttraining.layer import by_rows, quantize_layer, row_weights
 from tersor.posttraining.network import Network
 from tersor.posttraining.options import Calibrate
@@ -83,12 +84,13 @@ def _layer(
     """The weight and, if it moves, the bias, by their names."""
     weight = network.model.get_parameter(name).detach()
     original = network.statistics[name]
-    weights = row_weights(by_rows(original), options.row_floor)
+    trust = network.trust[name]
+    weights = row_weights(by_rows(original), trust, options.row_floor)
     if pair is None:
         statistics, target = by_rows(original), weight
     else:
-        statistics, target = pair.quantized, pair.target(weight)
-    tensor = quantize_layer(weight, target, statistics, weights, rate, options, threads)
+        statistics, target = pair.quantized, pair.target(weight, max(trust.damping, TARGET_DAMPING))
+    tensor = quantize_layer(weight, target, statistics, weights, trust.damping, rate, options, threads=threads)
     found: dict[str, CompressedTensor] = {name: tensor}
     if options.correct and name in network.bias_of:
         values = tensor.dequantize()
