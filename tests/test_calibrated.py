@@ -101,14 +101,14 @@ def test_calibration_beats_rounding_of_the_same_size(net: Net, samples: list[Ten
 
 
 def test_sequential_targets_lower_the_divergence(net: Net, samples: list[Tensor]) -> None:
-    def at(sequential: str) -> float:
+    def at(sequential: bool) -> float:
         options = replace(FAST, sequential=sequential)
         found = [
             tersor.compress(net, calibration=samples, max_bytes=size, options=options).curve for size in (1000, 1300)
         ]
         return sum(curve.chosen.divergence for curve in found if curve is not None)
 
-    assert at("block") < at("off")
+    assert at(True) < at(False)
 
 
 def test_threads_and_repetition_do_not_change_the_file(net: Net, samples: list[Tensor]) -> None:

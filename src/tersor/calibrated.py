@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -15,18 +15,19 @@ from tersor.allocation import Budget, Curve, Point, least_size, meet_size
 from tersor.allocation.estimate import LayerSample, estimated_bytes
 from tersor.calibration import divergence, factorize, reestimate, round_vectors
 from tersor.calibration.samples import batches
-from tersor.container.writer import Entry, write_tsr
+from tersor.container.writer import Entry, file_bytes
+from tersor.disguise import Duplicates
 from tersor.entries import represent
 from tersor.errors import CalibrationError, UsageError
 from tersor.interop import from_state_dict
 from tersor.model import CompressedModel
-from tersor.parallel import thread_pool
 from tersor.posttraining import Calibrate, Network, Quantized, prepare, quantize
 from tersor.posttraining.layer import by_rows, row_steps, row_weights
 from tersor.progress import Progress
 from tersor.quantization import Lossless
 from tersor.recipe import Recipe, TensorKey
 from tersor.tensors import CompressedTensor
+from tersor.training import Recover, recover
 from tersor.work import Work
 
 Evaluate = Callable[[nn.Module], float]
@@ -152,12 +153,24 @@ class _Search:
     def trial(self, rate: float) -> Trial:
         """The network at `rate`, measured."""
         quantized = quantize(self.network, rate, self.options, self.work, threads=self.threads, progress=self.progress)
+        if self.options.recover != "off":
+            quantized = self._recovered(quantized)
         entries = finished(self.network, quantized, self.options)
         metric = None if self.evaluate is None else self._metric(repr(rate), quantized.student)
         away = divergence(self.network.reference, quantized.student, self.samples, seed=self.options.seed)
         trial = Trial(entries, Point(rate, file_bytes(entries, self.threads), away, metric))
         self.points.append(trial.point)
         return trial
+
+    def _recovered(self, quantized: Quantized) -> Quantized:
+        """`quantized`, or what recovery found that is closer to the network on samples held out from it."""
+        options = Recover(codes=self.options.recover == "codes", seed=self.options.seed)
+        found = recover(self.network.model, quantized.student, quantized.tensors, self.samples, options)
+        values = {**{name: tensor.dequantize() for name, tensor in found.tensors.items()}, **found.floats}
+        with torch.no_grad():
+            for name, value in values.items():
+                quantized.student.get_parameter(name).copy_(value)
+        return replace(quantized, tensors=found.tensors)
 
     def _first_rate(self) -> float:
         """Where the predicted loss is negligible: at the optimum each weight costs about rate / (2 ln 2) nats."""
@@ -204,31 +217,22 @@ def finished(network: Network, quantized: Quantized, options: Calibrate) -> tupl
     for name, vector in rounded.items():
         student.get_parameter(name).copy_(vector.dequantize())
     tensors: dict[str, CompressedTensor] = {**quantized.tensors, **rounded}
-    entries = []
+    entries, duplicates = [], Duplicates()
     with from_state_dict(student.state_dict(keep_vars=True)) as checkpoint:
         keys = [TensorKey(info.name, info.shape, info.dtype) for info in checkpoint.info.tensors]
         unreached = Recipe.default().plan(keys)
         for info in checkpoint.info.tensors:
-            tensor: CompressedTensor | None = tensors.get(info.name)
-            if tensor is None and info.tied_to is None:
+            fitted: CompressedTensor | None = tensors.get(info.name)
+            if fitted is None and info.tied_to is None:
                 exact = info.name in network.vectors or not _is_left_over(network, info.name, options)
-                representation = Lossless() if exact else unreached[info.name].representation
-                tensor = represent(info.name, checkpoint.read(info.name), representation)
-            entries.append(Entry(info.name, tensor, info.tied_to, info.note))
+                value = checkpoint.read(info.name)
+                earlier = duplicates.find(info.name, value, checkpoint.read) if exact else None
+                if earlier is not None:
+                    entries.append(Entry(info.name, None, earlier, info.note, copied=True))
+                    continue
+                fitted = represent(info.name, value, Lossless() if exact else unreached[info.name].representation)
+            entries.append(Entry(info.name, fitted, info.tied_to, info.note))
     return tuple(entries)
-
-
-def file_bytes(entries: tuple[Entry, ...], threads: int | None = 1) -> int:
-    """The size of the file that holds them, alone."""
-    with thread_pool(threads) as executor:
-        return write_tsr(_Nowhere(), entries, {}, executor=executor).file_bytes  # type: ignore[arg-type]
-
-
-class _Nowhere:
-    """Where files go whose size alone is of interest."""
-
-    def write(self, data: bytes) -> int:
-        return len(data)
 
 
 def _is_left_over(network: Network, name: str, options: Calibrate) -> bool:
@@ -258,7 +262,7 @@ def _layer_samples(network: Network, options: Calibrate) -> list[LayerSample]:
     for name, own in network.statistics.items():
         statistics = by_rows(own)
         trust = network.trust[name]
-        weights = row_weights(statistics, trust, options.row_floor)
+        weights = row_weights(statistics, options.row_floor, trust)
         steps = row_steps(weights, factorize(statistics, trust.damping), statistics, 1.0, options)
         matrices = statistics.layout.matrices(network.model.get_parameter(name).detach())
         # Indices of a trellis count double steps.

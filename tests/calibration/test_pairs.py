@@ -1,19 +1,26 @@
 """Statistics of a quantized prefix against the float network."""
 
 import copy
+import threading
 
 import pytest
 import torch
 from torch import nn
 
 from tersor.calibration.collect import collect
-from tersor.calibration.pairs import collect_pair
+from tersor.calibration.lockstep import lockstep
 from tersor.errors import CalibrationError, MismatchError
 
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(7)
+
+
+def collect_pair(model, other, samples, layers, **options):
+    found = {}
+    lockstep(model, other, samples, layers, found.update, **options)
+    return found
 
 
 def _coarse(model, step=0.2):
@@ -60,7 +67,7 @@ def test_the_target_is_the_least_squares_solution(memory):
     # A heavier ridge stays nearer to the weight; equal networks leave it alone.
     near = pair.target(weight, damping=1e3)
     torch.testing.assert_close(near, pair.quantized.layout.matrices(weight.detach().double()), rtol=0, atol=1e-2)
-    same = collect_pair(model, model, [x], ["2"])["2.weight"]
+    same = collect_pair(model, copy.deepcopy(model), [x], ["2"])["2.weight"]
     torch.testing.assert_close(same.target(weight), near, rtol=0, atol=1e-2)
 
 
@@ -79,14 +86,14 @@ def test_layers_that_see_nothing_keep_their_weights():
     with torch.no_grad():
         model[0].weight.zero_()
         model[0].bias.fill_(-1)
-    pair = collect_pair(model, model, [torch.randn(4, 3)], ["2"])["2.weight"]
+    pair = collect_pair(model, copy.deepcopy(model), [torch.randn(4, 3)], ["2"])["2.weight"]
     torch.testing.assert_close(pair.target(model[2].weight)[0], model[2].weight.detach().double())
 
 
 def test_embeddings_pair_their_counts():
     model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2))
     tokens = torch.tensor([[0, 1, 1], [4, 4, 4]])
-    pair = collect_pair(model, model, [tokens], ["0"])["0.weight"]
+    pair = collect_pair(model, copy.deepcopy(model), [tokens], ["0"])["0.weight"]
     assert pair.cross.tolist() == [[1, 2, 0, 0, 3]]
     assert torch.equal(pair.target(model[0].weight)[0], model[0].weight.detach().double().T)
 
@@ -96,21 +103,100 @@ def test_networks_that_do_not_correspond():
     with pytest.raises(MismatchError, match="same layers"):
         collect_pair(model, nn.Sequential(nn.RNN(3, 3), nn.Linear(3, 2)), [torch.randn(1, 3)], ["0"])
 
-    class Twice(nn.Module):
-        def __init__(self, times):
-            super().__init__()
-            self.layer, self.times = nn.Linear(3, 3), times
+    one, two = (nn.Sequential(nn.Linear(3, 3), Repeated(times), nn.Linear(3, 2)) for times in (1, 2))
+    with pytest.raises(CalibrationError, match=r"2\.weight: its inputs have shape"):
+        collect_pair(one, two, [torch.randn(2, 3)], ["2"])
 
-        def forward(self, x):
-            for _ in range(self.times):
-                x = self.layer(x)
-            return x
 
-    x = [torch.randn(2, 3)]
-    with pytest.raises(CalibrationError, match=r"layer\.weight: the quantized model uses it more often"):
-        collect_pair(Twice(1), Twice(2), x, ["layer"])
-    with pytest.raises(CalibrationError, match=r"layer\.weight: the float model uses it more often"):
-        collect_pair(Twice(2), Twice(1), x, ["layer"])
+class Repeated(nn.Module):
+    """Each sample becomes several positions."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times = times
+
+    def forward(self, x):
+        return x[:, None].expand(-1, self.times, -1)
+
+
+class Twice(nn.Module):
+    """A layer that is used several times, and one after it."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.layer, self.last, self.times = nn.Linear(3, 3), nn.Linear(3, 2), times
+
+    def forward(self, x):
+        for _ in range(self.times):
+            x = self.layer(x)
+        return self.last(x)
+
+
+def test_layers_used_again_are_visited_at_their_first_use():
+    model = Twice(2)
+    seen = []
+
+    def visit(pairs):
+        seen.extend((name, pair.quantized.samples, int(pair.quantized.count)) for name, pair in pairs.items())
+
+    lockstep(model, copy.deepcopy(model), [torch.randn(4, 3), torch.randn(2, 3)], ["layer", "last"], visit)
+    assert seen == [("layer.weight", 6, 6), ("last.weight", 6, 6)]
+
+
+def test_what_a_visit_changes_is_what_later_layers_see():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    student, x = copy.deepcopy(model), [torch.randn(5, 4), torch.randn(3, 4)]
+    moments = {}
+
+    def visit(pairs):
+        for name, pair in pairs.items():
+            moments[name] = pair.quantized.moment
+            student.get_parameter(name).data.mul_(0.5)
+
+    lockstep(model, student, x, ["0", "2", "4"], visit)
+    assert list(moments) == ["0.weight", "2.weight", "4.weight"]
+    after = copy.deepcopy(student)
+    explicit = collect(after, x)
+    for name, moment in moments.items():
+        torch.testing.assert_close(moment, explicit[name].moment)
+    assert not torch.allclose(moments["4.weight"], collect(model, x)["4.weight"].moment)
+
+
+class Chosen(nn.Module):
+    """Batches take different ways, in different orders."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(3, 3) for _ in range(3))
+
+    def forward(self, x):
+        if len(x) == 1:
+            return self.c(self.b(self.a(x)))
+        return self.c(self.a(self.b(x))) if len(x) == 2 else self.c(x)
+
+
+def test_batches_may_take_different_ways():
+    model = Chosen()
+    seen = {}
+    samples = [torch.randn(n, 3) for n in (1, 2, 3)]
+    lockstep(model, copy.deepcopy(model), samples, ["a", "b", "c"], seen.update)
+    assert seen["c.weight"].quantized.samples == 6
+    assert set(seen) == {"a.weight", "b.weight", "c.weight"}
+
+
+def test_errors_end_all_passes():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    before = threading.active_count()
+
+    def fail(pairs):
+        raise ValueError("in a visit")
+
+    with pytest.raises(ValueError, match="in a visit"):
+        lockstep(model, copy.deepcopy(model), [torch.randn(2, 3)] * 3, ["0", "1"], fail)
+    with pytest.raises(CalibrationError, match="sample 1"):
+        lockstep(model, copy.deepcopy(model), [torch.randn(2, 3), torch.randn(2, 4)], ["0", "1"], lambda pairs: None)
+    assert threading.active_count() == before
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_the_quantized_models_own_statistics_agree():

@@ -9,9 +9,10 @@ from tersor.calibration.divergence import Reference, divergence, reference_outpu
 from tersor.calibration.feedback import feedback_codes, output_error, output_shift, reconstruct
 from tersor.calibration.folding import Folded, bias_of, fold_batch_norms
 from tersor.calibration.layout import Layout
+from tersor.calibration.lockstep import lockstep
 from tersor.calibration.objectives import default_objective, random_projection, sampled_labels
 from tersor.calibration.order import execution_order
-from tersor.calibration.pairs import PairStatistics, collect_pair
+from tersor.calibration.pairs import PairStatistics
 from tersor.calibration.statistics import LayerStatistics, merge
 from tersor.calibration.steps import RowSteps, loss_steps, snap
 from tersor.calibration.store import load_statistics, save_statistics
@@ -30,7 +31,6 @@ __all__ = [
     "Trust",
     "bias_of",
     "collect",
-    "collect_pair",
     "cross_validate",
     "default_objective",
     "dependent_uniform",
@@ -40,6 +40,7 @@ __all__ = [
     "feedback_codes",
     "fold_batch_norms",
     "load_statistics",
+    "lockstep",
     "loss_steps",
     "merge",
     "output_error",

@@ -54,7 +54,7 @@ def cross_validate(first: LayerStatistics, second: LayerStatistics, least: float
         return Trust(least)
     best, found = float("inf"), Trust(least)
     damping = least
-    while damping <= _HIGHEST * 1.01:
+    while True:
         promised, kept = 0.0, 0.0
         for known, other in ((first, second), (second, first)):
             factor = factorize(known, damping)
@@ -63,7 +63,9 @@ def cross_validate(first: LayerStatistics, second: LayerStatistics, least: float
         if not 0 < kept < best:
             break
         best, found = kept, Trust(damping, kept / promised)
-        damping *= _GROWTH
+        if damping >= _HIGHEST:
+            break
+        damping = min(damping * _GROWTH, _HIGHEST)
     return found
 
 

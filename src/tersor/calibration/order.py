@@ -1,4 +1,4 @@
-"""In which order a network uses its weights, and how to stop once those of interest have been used."""
+"""In which order a network uses its weights, and how often."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tersor.calibration.targets import Target, find_targets
 
 
 def execution_order(model: nn.Module, batch: Any, layers: Collection[str] | None = None, *, seed: int = 0) -> list[str]:
-    """Names of the weights (as `collect` gives them) by their first use in a forward pass of `batch`."""
+    """Names of the weights (as `collect` gives them), one for each use in a forward pass of `batch`, in order."""
     targets = find_targets(model, layers)
     order = _Order()
     with torch.no_grad(), untouched(model, seed), observed(targets, order):
         call(model, batch, 0)
-    return list(dict.fromkeys(order.names))
+    return order.names
 
 
 class _Order:
@@ -37,7 +37,3 @@ class _Order:
         """Notes a use."""
         self.names.append(target.names[use.weight])
         return use.output
-
-
-class Enough(BaseException):
-    """Ends a forward pass; `suppress` it around the call. No Exception: a network's own handlers let it through."""

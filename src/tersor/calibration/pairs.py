@@ -5,26 +5,17 @@ Legend: G groups, R rows of a group, N inputs of a row, x the float network's in
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tersor.calibration.accumulate import Accumulator, Tokens, add_moment
-from tersor.calibration.collect import MEMORY, POSITIONS
 from tersor.calibration.features import Features
 from tersor.calibration.feedback import as_matrices
-from tersor.calibration.guard import untouched
-from tersor.calibration.hooks import observed
 from tersor.calibration.observer import Use
-from tersor.calibration.order import Enough
-from tersor.calibration.samples import batches, call
 from tersor.calibration.statistics import LayerStatistics
-from tersor.calibration.targets import Target, find_targets
-from tersor.calibration.thinning import Thinning
+from tersor.calibration.targets import Target
 from tersor.errors import CalibrationError, MismatchError
 
 TARGET_DAMPING = 0.03
@@ -80,46 +71,8 @@ class PairStatistics:
         return (w @ mean[..., None] - q @ self.quantized.mean_input()[..., None]).reshape(-1)
 
 
-def collect_pair(
-    model: nn.Module,
-    quantized: nn.Module,
-    samples: Iterable[Any],
-    layers: Collection[str],
-    *,
-    seed: int = 0,
-    memory: int = MEMORY,
-    positions: int = POSITIONS,
-) -> dict[str, PairStatistics]:
-    """Statistics of the inputs of `layers` in `quantized` (whose earlier layers are quantized) and in `model`.
-
-    Both must have the same modules. Of each batch, the float inputs of the chosen layers are held while the second
-    network runs: choose the layers of one block at a time. The first batch shows how often they are used; later
-    forward passes end with the last of these uses. Other arguments and errors as `collect`; CalibrationError, too, if
-    the networks use a layer differently often or with inputs of different shapes.
-    """
-    floats, others = find_targets(model, layers), find_targets(quantized, layers)
-    if [t.names for t in floats] != [t.names for t in others]:
-        raise MismatchError("the float and the quantized model do not have the same layers")
-    held, sums = _Held(Thinning(positions, seed)), _PairSums(memory)
-    for index, (batch, size) in enumerate(batches(samples)):
-        held.batch = sums.batch = size
-        # The same seed for both: a network that draws numbers draws the same ones.
-        with torch.no_grad(), untouched(model, seed + index), observed(floats, held), suppress(Enough):
-            call(model, batch, index)
-        sums.uses = held.uses = held.count
-        sums.expected = held.take()
-        with torch.no_grad(), untouched(quantized, seed + index), observed(others, sums), suppress(Enough):
-            call(quantized, batch, index)
-        sums.end()
-    return {name: sums.result(name) for target in others for name in _names(target) if name in sums.accumulators}
-
-
-def _names(target: Target) -> Iterator[str]:
-    yield from (target.names[local] for local in target.layouts)
-
-
 @dataclass(frozen=True)
-class _Before:
+class Before:
     """Inputs of one use in the float network, as `Thinning.thin` gives them."""
 
     inputs: Features | Tokens
@@ -127,47 +80,19 @@ class _Before:
     places: Tensor | None
 
 
-class _Held:
-    """Keeps the inputs of every use of a batch, by name of the weight. uses: how many end a pass; 0 for no end."""
-
-    batch = 0
-    gradients = False
-
-    def __init__(self, thinning: Thinning) -> None:
-        self.uses = self.count = 0
-        self._thinning = thinning
-        self._uses: dict[str, list[_Before]] = {}
-
-    def observe(self, target: Target, use: Use) -> Tensor:
-        """Keeps a use's inputs."""
-        inputs, weight, places = self._thinning.thin(use.inputs)
-        if places is None:
-            inputs = inputs.copy()  # the network may overwrite what it gave to the layer
-        self._uses.setdefault(target.names[use.weight], []).append(_Before(inputs, weight, places))
-        self.count += 1
-        if self.count == self.uses:
-            raise Enough
-        return use.output
-
-    def take(self) -> dict[str, list[_Before]]:
-        """What was kept, in order; nothing is kept afterwards."""
-        uses, self._uses, self.count = self._uses, {}, 0
-        return uses
-
-
-class _PairSums:
+class PairSums:
     """Adds up the second network's inputs together with those that the first one had at the same use."""
 
-    batch = 0
-    gradients = False
-
     def __init__(self, memory: int) -> None:
-        self.uses = self._count = 0
         self.accumulators: dict[str, Accumulator] = {}
-        self.expected: dict[str, list[_Before]] = {}
+        self._expected: dict[str, list[Before]] = {}
         self._memory = memory
         self._cross: dict[str, Tensor] = {}
         self._sum: dict[str, Tensor] = {}
+
+    def begin(self, expected: dict[str, list[Before]]) -> None:
+        """A batch begins, of which the first network has used weights so: by name, in order."""
+        self._expected = expected
 
     def observe(self, target: Target, use: Use) -> Tensor:
         """Adds a use and its counterpart."""
@@ -178,7 +103,7 @@ class _PairSums:
             self.accumulators[name] = made
             self._cross[name] = torch.zeros_like(made.moment)
             self._sum[name] = torch.zeros_like(made.input_sum)
-        waiting = self.expected.get(name)
+        waiting = self._expected.get(name)
         if not waiting:
             raise CalibrationError(f"{name}: the quantized model uses it more often than the float model")
         before, after = waiting.pop(0), use.inputs
@@ -186,25 +111,21 @@ class _PairSums:
             after = after.at(before.places)
         self.accumulators[name].add(after, use.first, before.weight)
         self._add(name, before, after, use.first)
-        self._count += 1
-        if self._count == self.uses:
-            raise Enough
         return use.output
 
-    def end(self) -> None:
-        """The batch is over."""
-        left = [name for name, uses in self.expected.items() if uses]
+    def end(self, size: int) -> None:
+        """The batch, of `size` samples, is over."""
+        left = [name for name, uses in self._expected.items() if uses]
         if left:
             raise CalibrationError(f"{left[0]}: the float model uses it more often than the quantized model")
-        self._count = 0
-        for name in self.expected:
-            self.accumulators[name].samples += self.batch
+        for name in self._expected:
+            self.accumulators[name].samples += size
 
     def result(self, name: str) -> PairStatistics:
         """The statistics of a weight."""
         return PairStatistics(self.accumulators[name].result(), self._cross[name].cpu(), self._sum[name].cpu())
 
-    def _add(self, name: str, held: _Before, after: Features | Tokens, first: int) -> None:
+    def _add(self, name: str, held: Before, after: Features | Tokens, first: int) -> None:
         before = held.inputs
         if isinstance(before, Tokens) or isinstance(after, Tokens):
             if not (isinstance(before, Tokens) and isinstance(after, Tokens)):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from torch import Tensor
@@ -43,7 +44,7 @@ from tersor.container.kinds import kept, params_of
 from tersor.container.params import SEGMENT, Common, Table
 from tersor.errors import MismatchError, UsageError
 from tersor.layers import Geometry, geometry
-from tersor.parallel import ordered_map
+from tersor.parallel import ordered_map, thread_pool
 from tersor.tensors import CompressedTensor
 
 _CHUNKS_IN_FLIGHT = 6 << 20  # elements
@@ -123,6 +124,22 @@ def write_tsr(
     sink.write(content_id)
     sink.write(xxh3_64(MAGIC + bytes([VERSION]) + tail + content_id).to_bytes(CHECKSUM, "little"))
     return Summary(sink.size, sum(tensor.stored_bytes for tensor in index.tensors), index, content_id)
+
+
+def file_bytes(entries: Iterable[Entry], threads: int | None = 1) -> int:
+    """The size of the file that holds nothing else."""
+    with thread_pool(threads) as executor:
+        return write_tsr(io.BufferedWriter(_Nowhere()), entries, {}, executor=executor).file_bytes
+
+
+class _Nowhere(io.RawIOBase):
+    """Where files go of which the size alone is of interest."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return len(data)
 
 
 class _Sink:

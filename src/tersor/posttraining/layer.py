@@ -16,27 +16,26 @@ def quantize_layer(
     target: Tensor,
     statistics: LayerStatistics,
     weights: Tensor,
-    damping: float,
     rate: float,
     options: Calibrate,
     *,
+    mask: Tensor | None = None,
     threads: int | None = 1,
 ) -> Uniform:
-    """`weight` in codes that serve `target` best.
+    """`weight` in codes that serve `target` best, those outside of `mask` pruned.
 
     target:     what the layer should compute from the inputs of `statistics`: `weight`, or (G, R, N).
     statistics: of the inputs that the layer gets. weights: `row_weights`, of the original network.
-    damping:    of H (`Trust`).
     """
-    factor = factorize(statistics, damping)
+    factor = factorize(statistics, options.damping)
     steps = row_steps(weights, factor, statistics, rate, options)
     trellis = _trellis(statistics, options)
-    return dependent_uniform(target, statistics, factor, steps, trellis, dtype=weight.dtype, threads=threads)
+    return dependent_uniform(target, statistics, factor, steps, trellis, mask=mask, dtype=weight.dtype, threads=threads)
 
 
-def row_weights(statistics: LayerStatistics, trust: Trust, floor: float) -> Tensor:
+def row_weights(statistics: LayerStatistics, floor: float, trust: Trust | None = None) -> Tensor:
     """G_r for steps, with at least `floor` of its mean in every row: few samples say little of rarely used outputs."""
-    weights = statistics.row_weights() * trust.correction
+    weights = statistics.row_weights() * (1.0 if trust is None else trust.correction)
     return weights * (1 - floor) + weights.mean() * floor
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -38,10 +37,9 @@ class Network:
 
     model:      computes what the user's does, in evaluation mode.
     samples:    batches.
-    statistics: of the layers to quantize, by the first name of the weight.
+    statistics: of the layers to quantize, by the first name of the weight, in the order of use.
     trust:      how far these can be trusted, by the same names.
-    stages:     names of weights in the order of use; what a stage's layers receive is measured in one pass.
-    paired:     names whose inputs are measured again; others keep the statistics of the original network.
+    paired:     names whose inputs are measured again behind quantized layers; others keep the original network's.
     bias_of:    name of the weight -> that of the bias which moves the layer's outputs.
     vectors:    trace of the Fisher matrix of the other parameters, by name.
     reference:  the model's outputs.
@@ -51,7 +49,6 @@ class Network:
     samples: list[Any]
     statistics: Mapping[str, LayerStatistics]
     trust: Mapping[str, Trust]
-    stages: tuple[tuple[str, ...], ...]
     paired: frozenset[str]
     bias_of: Mapping[str, str]
     vectors: Mapping[str, float]
@@ -74,8 +71,8 @@ def prepare(
     halves = _halves(own, samples, options, work)
     found = merge(*halves)
     order = execution_order(own, samples[0], seed=options.seed)
-    statistics, paired = _of_parameters(own, found, [name for name in order if name in found], options)
-    parts = [_of_parameters(own, half, [name for name in order if name in half], options)[0] for half in halves]
+    statistics, paired = _of_parameters(own, found, order, options)
+    parts = [_of_parameters(own, half, order, options)[0] for half in halves]
     trust = {name: _trust(name, [part[name] for part in parts if name in part], options, work) for name in statistics}
     report("weighing the other parameters", 2, 4)
     others = [
@@ -86,30 +83,7 @@ def prepare(
     vectors = vector_weights(own, samples, others, seed=options.seed)
     report("noting outputs", 3, 4)
     reference = reference_outputs(own, samples, seed=options.seed)
-    stages = stages_of(list(statistics), options.sequential, options.most_stages)
-    return Network(own, samples, statistics, trust, stages, paired, biases, vectors, reference)
-
-
-def stages_of(names: list[str], sequential: str, most: int) -> tuple[tuple[str, ...], ...]:
-    """Consecutive names of one block: those alike up to their last number ("layer1.0.conv1" -> "layer1.0").
-
-    Where blocks are more than `most`, neighbours are joined: each stage costs two passes of the network up to it.
-    """
-    if sequential == "off":
-        return (tuple(names),)
-    blocks: list[tuple[str, ...]] = []
-    last = None
-    for name in names:
-        block = _block(name) if sequential == "block" else name
-        if blocks and block == last:
-            blocks[-1] += (name,)
-        else:
-            blocks.append((name,))
-        last = block
-    if sequential == "layer" or len(blocks) <= most:
-        return tuple(blocks)
-    bounds = [round(i * len(blocks) / most) for i in range(most + 1)]
-    return tuple(tuple(n for block in blocks[i:j] for n in block) for i, j in pairwise(bounds))
+    return Network(own, samples, statistics, trust, paired, biases, vectors, reference)
 
 
 def _halves(
@@ -146,25 +120,24 @@ def _of_parameters(
 ) -> tuple[dict[str, LayerStatistics], frozenset[str]]:
     """Statistics of each parameter once, in the order of first use; and the names whose inputs can be paired.
 
-    An embedding that is also the output layer is quantized where it is first used, by the statistics of the other use:
-    most of its rows are rare tokens, about which few samples say much as inputs, and all as outputs.
+    Those are used once, and multiply no one-hot inputs. An embedding that is also the output layer is quantized by the
+    statistics of the latter: most of its rows are rare tokens, of which samples say little as inputs, but all as
+    outputs.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     statistics: dict[str, LayerStatistics] = {}
-    paired = set()
+    uses: Counter[str] = Counter()
     for use in order:
         parameter = parameters.get(use)
-        name = use if parameter is None else names[id(parameter)]
-        if parameter is None or _kept(name, options) or not _quantizable(parameter):
+        if use not in found or parameter is None or _kept(names[id(parameter)], options) or not _quantizable(parameter):
             continue
-        if name not in statistics:
+        name = names[id(parameter)]
+        uses[name] += 1
+        if name not in statistics or statistics[name].layout.diagonal:
             statistics[name] = found[use]
-            if not found[use].layout.diagonal:
-                paired.add(use)
-        elif statistics[name].layout.diagonal:
-            statistics[name] = found[use]
-    return statistics, frozenset(paired & set(statistics))
+    paired = frozenset(name for name, own in statistics.items() if uses[name] == 1 and not own.layout.diagonal)
+    return statistics, paired
 
 
 def _quantizable(parameter: torch.Tensor) -> bool:
@@ -173,12 +146,6 @@ def _quantizable(parameter: torch.Tensor) -> bool:
 
 def _kept(name: str, options: Calibrate) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in options.keep)
-
-
-def _block(name: str) -> str:
-    """The innermost numbered module that holds others: "layer1.0.conv1.weight" -> "layer1.0"; else the name itself."""
-    match = re.match(r"(?:.*\.)?\d+(?=\.[^.]*\..)", name)
-    return match.group() if match else name
 
 
 def _silent(stage: str, done: float, total: float) -> None:

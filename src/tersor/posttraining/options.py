@@ -10,16 +10,14 @@ from tersor.calibration.damping import DAMPING
 from tersor.errors import UsageError
 from tersor.options import Options
 
-TECHNIQUES = ("uniform", "codebook", "sparse", "ternary", "binary", "lossless")
+TECHNIQUES = ("uniform", "sparse", "codebook", "int8", "ternary", "binary", "lossless")
 
 
 @dataclass(frozen=True)
 class Calibrate(Options):
     """Options of calibrated compression; the defaults give the smallest files.
 
-    sequential:   "block", "layer" or "off": how often what layers receive is measured again behind those that are
-                  quantized already.
-    most_stages:  how often at most, with "block": neighbouring blocks are then measured together.
+    sequential:   what layers receive is measured again behind those that are quantized already.
     states, survivors: of the trellis (see `calibration.Trellis`); 1 state is plain rounding with feedback.
     damping:      of H, at least, as a part of its mean diagonal; more where cross-validation asks for it.
     row_exponent: 0 to 1: how far a layer's rows may have steps of their own, by how much the loss depends on them.
@@ -28,15 +26,18 @@ class Calibrate(Options):
     correct:      biases make up for the mean shift of what quantized layers give.
     reestimate:   batch norms that are not folded get running moments of the compressed network, where that brings its
                   outputs closer to the original's.
-    techniques:   what a layer may become.
+    recover:      "off"; "floats": biases and norms are trained to bring outputs back to the original's; "codes": codes
+                  are found again, too, while the layers behind them still learn (`training.recover`).
+    techniques:   what a layer may become, whichever costs least in loss + rate * bits; each that is added costs time:
+                  "uniform" (steps and trellis), "sparse" (pruned, too), "codebook", "int8", "ternary", "binary",
+                  "lossless".
     keep:         patterns of names that stay exact.
     seed:         of the labels drawn from the network's own predictions.
     """
 
     name: ClassVar[str] = "calibrate"
 
-    sequential: str = "block"
-    most_stages: int = 12
+    sequential: bool = True
     states: int = 8
     survivors: int = 4
     damping: float = DAMPING
@@ -45,20 +46,21 @@ class Calibrate(Options):
     fold: bool = True
     correct: bool = True
     reestimate: bool = False
+    recover: str = "off"
     techniques: tuple[str, ...] = ("uniform",)
     keep: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.check_choice("sequential", ("block", "layer", "off"))
-        self.check_integer("most_stages", 1, 1 << 20)
+        self.check_flag("sequential")
         self.trellis()
-        self.check_number("damping", 0, 1)
+        self.check_number("damping", 0, 10)
         self.check_number("row_exponent", 0, 1)
         self.check_number("row_floor", 0, 1)
         self.check_flag("fold")
         self.check_flag("correct")
         self.check_flag("reestimate")
+        self.check_choice("recover", ("off", "floats", "codes"))
         if self.reestimate and self.fold:
             raise UsageError("calibrate: reestimate needs fold=False: folded batch norms have no moments left")
         for technique in self.techniques:

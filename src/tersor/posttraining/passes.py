@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from tersor.calibration import PairStatistics, collect_pair, output_shift
+from tersor.calibration import PairStatistics, output_shift
+from tersor.calibration.lockstep import lockstep
 from tersor.calibration.pairs import TARGET_DAMPING
-from tersor.posttraining.layer import by_rows, quantize_layer, row_weights
+from tersor.container.writer import Entry, file_bytes
+from tersor.posttraining.candidates import best_candidate
+from tersor.posttraining.layer import by_rows, row_weights
 from tersor.posttraining.network import Network
 from tersor.posttraining.options import Calibrate
 from tersor.progress import Progress
@@ -43,33 +46,35 @@ def quantize(
     """All layers of `network` at `rate` nats a bit, those that `work` holds taken from there."""
     student = copy.deepcopy(network.model)
     tensors: dict[str, CompressedTensor] = {}
-    count = sum(map(len, network.stages))
-    for number, stage in enumerate(network.stages):
-        pairs: dict[str, PairStatistics] | None = None
-        for name in stage:
-            found = work.load_layer(repr(rate), name)
-            if found is None:
-                if pairs is None:
-                    pairs = _pairs(network, student, stage, options) if number else {}
-                found = _layer(network, student, name, pairs.get(name), rate, options, threads)
-                work.save_layer(repr(rate), name, found)
-            _put(student, found)
-            tensors[name] = found[name]
-            if progress is not None:
-                progress(f"quantizing {name}", len(tensors), count)
+
+    def put(name: str, found: dict[str, CompressedTensor]) -> None:
+        _put(student, found)
+        tensors[name] = found[name]
+        if progress is not None:
+            progress(f"quantizing {name}", len(tensors), len(network.statistics))
+
+    def make(name: str, pair: PairStatistics | None) -> None:
+        found = _layer(network, student, name, pair, rate, options, threads)
+        work.save_layer(repr(rate), name, found)
+        put(name, found)
+
+    def visit(pairs: dict[str, PairStatistics]) -> None:
+        for name, pair in pairs.items():
+            make(name, pair)
+
+    for name in network.statistics:
+        known = work.load_layer(repr(rate), name)
+        if known is not None:
+            put(name, known)
+        elif name not in network.paired or not options.sequential:
+            make(name, None)
+    missing = [name for name in network.statistics if name not in tensors]
+    if missing:
+        lockstep(network.model, student, network.samples, missing, visit, seed=options.seed)
+    for name in missing:
+        if name not in tensors:  # the networks took different ways through their own code
+            make(name, None)
     return Quantized(rate, student, tensors)
-
-
-def _pairs(
-    network: Network, student: nn.Module, stage: tuple[str, ...], options: Calibrate
-) -> dict[str, PairStatistics]:
-    layers = [name for name in stage if name in network.paired]
-    if not layers:
-        return {}
-    # Layers of this stage that were restored must not count as quantized, as they did not when these pairs were found.
-    student = copy.deepcopy(student)
-    _put_original(student, network, stage)
-    return collect_pair(network.model, student, network.samples, layers, seed=options.seed)
 
 
 def _layer(
@@ -85,12 +90,13 @@ def _layer(
     weight = network.model.get_parameter(name).detach()
     original = network.statistics[name]
     trust = network.trust[name]
-    weights = row_weights(by_rows(original), trust, options.row_floor)
+    options = replace(options, damping=trust.damping)
+    weights = row_weights(by_rows(original), options.row_floor, trust)
     if pair is None:
         statistics, target = by_rows(original), weight
     else:
         statistics, target = pair.quantized, pair.target(weight, max(trust.damping, TARGET_DAMPING))
-    tensor = quantize_layer(weight, target, statistics, weights, trust.damping, rate, options, threads=threads)
+    tensor = best_candidate(weight, target, statistics, weights, rate, options, _size, threads)
     found: dict[str, CompressedTensor] = {name: tensor}
     if options.correct and name in network.bias_of:
         values = tensor.dequantize()
@@ -108,9 +114,5 @@ def _put(student: nn.Module, tensors: dict[str, CompressedTensor]) -> None:
         student.get_parameter(name).copy_(tensor.dequantize())
 
 
-@torch.no_grad()
-def _put_original(student: nn.Module, network: Network, stage: tuple[str, ...]) -> None:
-    for name in stage:
-        for own in (name, network.bias_of.get(name, name)):
-            parameter: Tensor = student.get_parameter(own)
-            parameter.copy_(network.model.get_parameter(own))
+def _size(tensor: CompressedTensor) -> int:
+    return file_bytes([Entry("", tensor)])

@@ -179,7 +179,7 @@ def _quantized(
         return fitted
     weight = parameters[name].detach().clone()
     if quantize is None:
-        found = requantized(weight, fitted, statistics, trellis_of(fitted, statistics.layout))
+        found = requantized(weight, fitted, statistics, trellis_of(fitted))
     else:
         found = quantize(name, weight, statistics)
     parameters[name].copy_(found.dequantize())

@@ -14,8 +14,7 @@ from tersor.calibration.damping import factorize
 from tersor.calibration.feedback import as_matrices, reconstruct
 from tersor.calibration.layout import Layout
 from tersor.calibration.statistics import LayerStatistics
-from tersor.calibration.trellis import Trellis, to_indices, trellis_codes
-from tersor.errors import MismatchError
+from tersor.calibration.trellis import Trellis, trellis_codes
 from tersor.tensors import CompressedTensor, Uniform
 
 
@@ -40,24 +39,11 @@ def requantized(
     return dataclasses.replace(fitted, bits=bits, codes=found.to(torch.int8 if bits <= 8 else torch.int16))
 
 
-def trellis_of(fitted: CompressedTensor, layout: Layout, survivors: int = 4) -> Trellis | None:
-    """The trellis in whose paths a weight's codes lie: of 8 states or 4; None if they are any integers.
-
-    Codes of zero everywhere are a path of each, and are taken for one of 8 states.
-    """
-    if not isinstance(fitted, Uniform) or fitted.scale.shape[1] > 1 or fitted.zero is not None:
+def trellis_of(fitted: CompressedTensor, survivors: int = 4) -> Trellis | None:
+    """The trellis in whose paths a weight's codes lie; None if they are any integers."""
+    if not isinstance(fitted, Uniform) or fitted.trellis == 1:
         return None
-    if fitted.offset is not None or fitted.signed_zero or (layout.transposed and fitted.scale.shape[0] > 1):
-        return None
-    paths = layout.matrices(fitted.codes).flatten(0, 1).numpy()
-    mask = None if fitted.mask is None else layout.matrices(fitted.mask).flatten(0, 1).numpy()
-    for states in (8, 4):
-        try:
-            to_indices(paths, states, mask)
-        except MismatchError:
-            continue
-        return Trellis(states, survivors)
-    return None
+    return Trellis(fitted.trellis, survivors)
 
 
 def _row_steps(fitted: Uniform, layout: Layout) -> Tensor:
