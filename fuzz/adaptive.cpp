@@ -1,6 +1,8 @@
 // Context mixing of symbols (coding/adaptive.hpp): two streams, one after the other with one state,
-// all symbols kept or every third one left out.
+// all symbols kept or every third one left out, as they are or as indices of a trellis.
 #include "coding/adaptive.hpp"
+
+#include <array>
 
 #include "input.hpp"
 
@@ -10,7 +12,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     fuzz::Input input(data, size);
     const fuzz::Storage stored = fuzz::storage(input);
     const std::size_t count = input.number(2, kMost - 1) + 1;
-    const Neighbourhood near{input.number(2, kMost) + 1, input.number(1, 255) + 1};
+    Neighbourhood near{input.number(2, kMost) + 1, input.number(1, 255) + 1};
+    near.states = std::array{1u, 4u, 8u}[input.number(1, 2)];
     const std::size_t slot = input.number(1, CodingState::kSlots - 1);
     const bool masked = input.number(1, 1) != 0;
     std::vector<std::uint8_t> kept(masked ? count : 0, 1);

@@ -102,14 +102,24 @@ def adaptive_seeds() -> Iterator[bytes]:
         kept = np.ones(count, np.uint8)
         kept[::3] = 0
         mask = kept if bits % 4 == 0 else None
-        blobs = [core.encode_adaptive(values, bits, row, kernel, bits % 9, state, mask) for _ in range(2)]
+        way = 0 if kind == "u1" else bits % 3  # no trellis, 4 states, 8 states
+        model = (bits % 9, state, mask, (1, 4, 8)[way])
+        blobs = [core.encode_adaptive(values, bits, row, kernel, *model) for _ in range(2)]
         head = (
             storage(kind, bits)
             + little(count - 1, 2)
             + little(row - 1, 2)
-            + bytes([kernel - 1, bits % 9, mask is not None])
+            + bytes([kernel - 1, way, bits % 9, mask is not None])
         )
         yield head + little(len(blobs[0]), 2) + b"".join(blobs)
+
+
+def trellis_seeds() -> Iterator[bytes]:
+    """Indices of every number of states."""
+    for wide, bits, way in ((0, 6, 0), (0, 5, 1), (0, 8, 2), (1, 10, 1), (1, 16, 2)):
+        indices = symbols("i2" if wide else "i1", bits - 1, 500, 0.1)
+        for masked in (0, 1):
+            yield bytes([wide, bits - 1]) + little(40 - 1, 2) + bytes([way, masked]) + indices.tobytes()
 
 
 def mask_seeds() -> Iterator[bytes]:
@@ -152,6 +162,7 @@ SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "rans": lambda: coder_seeds(core.encode_rans),
     "register_rans": register_seeds,
     "text": text_seeds,
+    "trellis": trellis_seeds,
 }
 
 

@@ -1,5 +1,6 @@
 """The documentation does what it says: its commands and Python blocks are run as they stand."""
 
+import json
 import os
 import re
 import subprocess
@@ -50,3 +51,26 @@ def test_python_blocks(folder, page):
     code = "\n".join(blocks(page, "python"))
     assert code
     exec(compile(code, page, "exec"), {"__name__": "docs"})  # our own documentation, not a user's input
+
+
+def test_tutorial(folder):
+    """The network of the page is trained and compressed by the page's commands, then by its Python."""
+    pytest.importorskip("sklearn")
+    network, code = blocks("docs/tutorial.md", "python")
+    (folder / "network.py").write_text(network)
+    commands = [line[2:] for b in blocks("docs/tutorial.md", "console") for line in b.splitlines()]
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+    done = subprocess.run(["sh", "-ec", "\n".join(commands)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    curve = json.loads((folder / "curve.json").read_text())
+    assert curve["reference"] >= 95 and curve["reference"] - curve["chosen"]["metric"] <= 0.5
+    before = (folder / "resnet20.safetensors").stat().st_size
+    assert (folder / "resnet20.tsr").stat().st_size == curve["chosen"]["bytes"] < before / 40
+    assert 19_800 <= (folder / "small.tsr").stat().st_size <= 20_000
+    assert not (folder / "resnet20.tsr.work").exists()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert 29_700 <= (folder / "resnet20-30k.tsr").stat().st_size <= 30_000
+    float_accuracy, restored = map(float, done.stdout.split()[-2:])
+    assert restored >= float_accuracy - 1

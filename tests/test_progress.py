@@ -23,7 +23,7 @@ def test_a_bar_with_the_time_left_on_terminals():
     clock.now = 60.0
     line("quantizing", 25, 100)
     shown = stream.getvalue()
-    assert shown.startswith("\r[#######.")
+    assert shown.startswith("\r[#####.")
     assert " 25% 3:00 left" in shown
     assert "quantizing" in shown
     line.close()

@@ -18,7 +18,7 @@ from tersor.calibration.samples import batches
 from tersor.container.writer import Entry, file_bytes
 from tersor.disguise import Duplicates
 from tersor.entries import represent
-from tersor.errors import CalibrationError, UsageError
+from tersor.errors import CalibrationError, TersorError, UsageError
 from tersor.interop import from_state_dict
 from tersor.model import CompressedModel
 from tersor.posttraining import Calibrate, Network, Quantized, prepare, quantize
@@ -193,6 +193,8 @@ def measured(evaluate: Evaluate, model: nn.Module) -> float:
     try:
         model.eval()
         value = evaluate(model)
+    except TersorError:
+        raise
     except Exception as error:
         raise CalibrationError(f"evaluate raised {type(error).__name__}: {error}") from error
     finally:

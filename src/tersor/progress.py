@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import IO, Protocol
 
-_BAR = 30
+_BAR = 20
 _FRAME = 0.1  # seconds between two drawings on a terminal
 _QUIET = 5.0  # seconds without a line elsewhere
 _PATIENCE = 30.0  # seconds after which a line comes without 10 % of progress
@@ -50,7 +50,7 @@ class ProgressLine:
         if self._terminal:
             filled = int(_BAR * part)
             bar = f"[{'#' * filled}{'.' * (_BAR - filled)}]"
-            self._stream.write(f"\r{bar} {part:4.0%} {left:12} {_printable(stage)[-28:]:28}")
+            self._stream.write(f"\r{bar} {part:4.0%} {left:12} {_printable(stage)[-38:]:38}")
             self._drawn = True
         else:
             self._stream.write(f"{part:4.0%} {_printable(stage)}{left and f', {left}'}\n")

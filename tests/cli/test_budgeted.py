@@ -74,16 +74,10 @@ class Library:
         return WithCurve(tuple(entries), curve=curve)
 
 
-@dataclass(frozen=True)
-class Recovering(Calibrate):
-    recover: str = "no"
-
-
 @pytest.fixture
 def library(monkeypatch):
     fake = Library()
     monkeypatch.setattr("tersor.calibrated.compress_calibrated", fake.compress_calibrated)
-    monkeypatch.setattr("tersor.posttraining.Calibrate", Recovering)
     return fake
 
 
@@ -301,7 +295,7 @@ def test_bare_weights_within_a_budget(library, monkeypatch, folder):
 
     monkeypatch.setattr(sys.modules["tersor.compress"], "compress", data_free)
     assert run("compress", "net.pt", "--max-bytes", "2KiB", "--techniques", "codebook") == 0
-    assert asked == {"path": "net.pt", "max_bytes": 2048, "options": Recovering(techniques=("codebook",))}
+    assert asked == {"path": "net.pt", "max_bytes": 2048, "options": Calibrate(techniques=("codebook",))}
     assert run("decompress", "net.tsr", "-o", "back.pt") == 0
     assert torch.load("back.pt", weights_only=True)["epoch"] == 3
 

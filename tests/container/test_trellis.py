@@ -66,6 +66,13 @@ def test_a_path_takes_fewer_bytes_than_its_codes():
     assert sizes(tensor, static)["codes"] < 0.85 * sizes(replace(tensor, trellis=1), static)["codes"]
 
 
+def test_inspection_shows_the_trellis_and_the_entropy_of_indices(tmp_path):
+    (tmp_path / "w.tsr").write_bytes(written([Entry("w", path(torch.Size((64, 32, 3, 3)), 2, seed=0))]))
+    found = tersor.inspect(tmp_path / "w.tsr", full=True).tensors[0]
+    assert found.representation.endswith("per channel, trellis of 8")
+    assert found.entropy is not None and 3 < found.entropy < 3.7  # of the codes: a bit more
+
+
 def test_multipliers_take_few_bits():
     tensor = path(torch.Size((256, 10)), 2, seed=0)
     found = sizes(tensor)

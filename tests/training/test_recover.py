@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from tersor.calibration import Factor, Trellis, collect, dependent_uniform, snap, to_indices
+from tersor.calibration import Factor, Trellis, collect, dependent_uniform, snap
 from tersor.calibration.layout import Layout
+from tersor.coding import to_indices
 from tersor.errors import CalibrationError, MismatchError, UsageError
 from tersor.quantization import Ternarize
 from tersor.training import Recover, recover
@@ -85,8 +86,8 @@ def test_new_codes_are_paths_and_masks_stay(masked):
     assert found.after <= found.before
     assert any(not torch.equal(found.tensors[n].codes, tensors[n].codes) for n in tensors)
     for name, tensor in found.tensors.items():
-        mask = None if tensor.mask is None else tensor.mask.flatten(1).numpy()
-        to_indices(tensor.codes.flatten(1).numpy(), 8, mask)
+        mask = None if tensor.mask is None else tensor.mask.reshape(-1).numpy()
+        to_indices(tensor.codes.reshape(-1).numpy(), tensor.shape[1:].numel(), tensor.trellis, mask)
         assert torch.equal(tensor.scale, tensors[name].scale)
         assert tensor.mask is tensors[name].mask
         if masked:

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,10 +135,12 @@ def _work_folder(options: argparse.Namespace, output: str) -> Path | None:
 def _calibrate(options: argparse.Namespace, keep: tuple[str, ...]) -> Calibrate:
     from tersor.posttraining import Calibrate
 
-    config = Calibrate(seed=options.seed or 0, keep=keep)
+    values: dict[str, Any] = {"seed": options.seed or 0, "keep": keep}
     if options.techniques is not None:
-        config = replace(config, techniques=tuple(name.strip() for name in options.techniques.split(",")))
-    return config if options.recover is None else replace(config, recover=options.recover)
+        values["techniques"] = tuple(name.strip() for name in options.techniques.split(","))
+    if options.recover is not None:
+        values["recover"] = options.recover
+    return Calibrate.from_dict(values)
 
 
 def _excluded(patterns: list[str], match: Match) -> tuple[str, ...]:

@@ -88,4 +88,5 @@ def _tune_memory(*, keep: bool) -> None:
 
 
 def _show_warning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
-    print(f"tersor: warning: {message}", file=sys.stderr)
+    clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # a progress bar may stand on the line
+    print(f"{clear}tersor: warning: {message}", file=sys.stderr)

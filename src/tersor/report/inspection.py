@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from tersor.coding import Method, entropy
+from tersor.coding import Method, entropy, to_indices
 from tersor.container.index import METHOD_TEXT, METHOD_XZ, VERSION, TensorEntry
 from tersor.container.kinds import (
     BinaryParams,
@@ -23,6 +23,7 @@ from tersor.container.kinds import (
     kept,
 )
 from tersor.container.reader import Reader
+from tersor.layers import geometry
 from tersor.tensors import CompressedTensor
 
 # Files below this are decoded as a whole by `inspect`; larger ones only when asked, so that the answer takes a time
@@ -169,7 +170,12 @@ def _entropy(entry: TensorEntry, tensor: CompressedTensor) -> float | None:
     if params.symbol_bits is None or not weights:
         return None
     mask = None if tensor.mask is None else tensor.mask.reshape(-1)
-    codes = kept(params.codes(tensor).contiguous().reshape(-1).numpy(), mask, 1)
+    flat = params.codes(tensor).contiguous().reshape(-1).numpy()
+    if params.states > 1:
+        flat = to_indices(
+            flat, geometry(tensor.shape).row_length, params.states, None if mask is None else mask.numpy()
+        )
+    codes = kept(flat, mask, 1)
     bits = entropy(np.ascontiguousarray(codes)) * codes.size / weights if codes.size else 0.0
     if mask is not None:
         density = codes.size / weights

@@ -14,12 +14,14 @@ from tersor.training.distill import Distance
 class Recover:
     """How a network is trained.
 
-    codes:       find new codes, too.
+    codes:       find new codes, too, instead of those given. It costs a pass over the samples for each weight. Where
+                 the given codes came from sequential calibration (`calibration.collect_pair`) expect nothing of it:
+                 what logits of few hundred samples say about many weights does not carry over to other samples.
     epochs:      passes over the samples with all codes fixed; 0 for none.
     patience:    epochs without a smaller held-out distance after which training ends.
     layer_steps: with `codes`, steps of the optimizer after each layer that is quantized.
     lr:          Adam's learning rate of float tensors, as a part of each tensor's root mean square.
-    weight_lr:   of weights that are still floats, as a part of each one's step, or of its root mean square.
+    weight_lr:   of weights that are still floats, likewise.
     batch:       samples a step, of one of the batches given.
     temperature: of soft targets.
     held_out:    share of samples that are not trained on: they decide what is kept.

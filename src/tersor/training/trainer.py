@@ -134,5 +134,5 @@ def surely_smaller(distances: Tensor, others: Tensor) -> bool:
 
 
 def root_mean_square(values: Tensor) -> float:
-    """sqrt(E x^2), 0 of nothing."""
-    return float(values.detach().float().square().mean().sqrt()) if values.numel() else 0.0
+    """sqrt(E x^2), for learning rates: 1 of zeros and of nothing, which have no size to go by."""
+    return float(values.detach().float().square().mean().sqrt()) or 1.0 if values.numel() else 1.0
