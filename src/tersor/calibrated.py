@@ -263,8 +263,9 @@ def _layer_samples(network: Network, options: Calibrate) -> list[LayerSample]:
     samples = []
     for name, own in network.statistics.items():
         statistics = by_rows(own)
-        weights = row_weights(statistics, options.row_floor)
-        steps = row_steps(weights, factorize(statistics, options.damping), statistics, 1.0, options)
+        trust = network.trust[name]
+        weights = row_weights(statistics, options.row_floor, trust)
+        steps = row_steps(weights, factorize(statistics, trust.damping), statistics, 1.0, options)
         matrices = statistics.layout.matrices(network.model.get_parameter(name).detach())
         # Indices of a trellis count double steps.
         width = 2 if options.states > 1 and not statistics.layout.transposed else 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -82,6 +82,17 @@ def collect(
     return observe.results(unreached)
 
 
+def tell_unreached(missing: Sequence[str], unreached: str) -> None:
+    """What `collect` says of layers that no sample reached; nothing if there are none."""
+    if not missing or unreached == "ignore":
+        return
+    shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
+    text = f"no sample reached {shown}; leave them out with layers=, or give samples that use them"
+    if unreached == "error":
+        raise CalibrationError(text)
+    warnings.warn(text, TersorWarning, stacklevel=4)
+
+
 class _Collector:
     """Adds every use to its weight's sums."""
 
@@ -130,13 +141,7 @@ class _Collector:
     def results(self, unreached: str) -> dict[str, LayerStatistics]:
         """The statistics, in the order of the model's weights."""
         names = list(dict.fromkeys(self._expected))
-        missing = [name for name in names if name not in self._sums]
-        if missing and unreached != "ignore":
-            shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
-            text = f"no sample reached {shown}; leave them out with layers=, or give samples that use them"
-            if unreached == "error":
-                raise CalibrationError(text)
-            warnings.warn(text, TersorWarning, stacklevel=3)
+        tell_unreached([name for name in names if name not in self._sums], unreached)
         return {name: self._sums[name].result() for name in names if name in self._sums}
 
     def _accumulator(self, target: Target, use: Use) -> Accumulator:

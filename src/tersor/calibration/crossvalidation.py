@@ -39,10 +39,10 @@ class Trust:
     correction: float = 1.0
 
 
-def cross_validate(first: LayerStatistics, second: LayerStatistics) -> Trust:
+def cross_validate(first: LayerStatistics, second: LayerStatistics, least: float = DAMPING) -> Trust:
     """The damping for H of all samples, from the statistics of two halves of them; each is tried on the other.
 
-    Dampings grow from `DAMPING` by half an order of magnitude until errors on the other half grow.
+    Dampings grow from `least` by half an order of magnitude until errors on the other half grow.
     Raises MismatchError if the halves are of different layers, or one of them has no samples.
     """
     if first.shape != second.shape or first.layout != second.layout or not first.samples or not second.samples:
@@ -51,10 +51,10 @@ def cross_validate(first: LayerStatistics, second: LayerStatistics) -> Trust:
             f"{first.samples} samples and {tuple(second.shape)} with {second.samples}"
         )
     if first.layout.diagonal:
-        return Trust()
-    best, found = float("inf"), Trust()
-    damping = DAMPING
-    while damping <= _HIGHEST * 1.01:
+        return Trust(least)
+    best, found = float("inf"), Trust(least)
+    damping = least
+    while True:
         promised, kept = 0.0, 0.0
         for known, other in ((first, second), (second, first)):
             factor = factorize(known, damping)
@@ -63,7 +63,9 @@ def cross_validate(first: LayerStatistics, second: LayerStatistics) -> Trust:
         if not 0 < kept < best:
             break
         best, found = kept, Trust(damping, kept / promised)
-        damping *= _GROWTH
+        if damping >= _HIGHEST:
+            break
+        damping = min(damping * _GROWTH, _HIGHEST)
     return found
 
 

@@ -18,6 +18,9 @@ from tersor.calibration.statistics import LayerStatistics
 from tersor.calibration.targets import Target
 from tersor.errors import CalibrationError, MismatchError
 
+TARGET_DAMPING = 0.03
+"""How strongly a target holds on to the weight, as a part of the mean of H's diagonal."""
+
 
 @dataclass(frozen=True)
 class PairStatistics:
@@ -38,7 +41,7 @@ class PairStatistics:
             self.quantized.merge(other.quantized), self.cross + other.cross, self.input_sum + other.input_sum
         )
 
-    def target(self, weight: Tensor, damping: float = 0.03) -> Tensor:
+    def target(self, weight: Tensor, damping: float = TARGET_DAMPING) -> Tensor:
         """W* that minimises E|W x - W* u|^2 + a |W - W*|^2: what to quantize instead of W, float64 (G, R, N).
 
         W* = W (C + a I) (H + a I)^-1 with H = sum of u u^T and a = `damping` times the mean of its diagonal. It is W

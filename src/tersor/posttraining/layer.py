@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tersor.calibration import LayerStatistics, RowSteps, Trellis, dependent_uniform, factorize, loss_steps, snap
+from tersor.calibration import LayerStatistics, RowSteps, Trellis, Trust, dependent_uniform, factorize, loss_steps, snap
 from tersor.calibration.damping import Factor
 from tersor.calibration.steps import TRELLIS_FACTOR
 from tersor.posttraining.options import Calibrate
@@ -33,9 +33,9 @@ def quantize_layer(
     return dependent_uniform(target, statistics, factor, steps, trellis, mask=mask, dtype=weight.dtype, threads=threads)
 
 
-def row_weights(statistics: LayerStatistics, floor: float) -> Tensor:
-    """G_r with at least `floor` of its mean in every row: few samples say little of rarely used outputs."""
-    weights = statistics.row_weights()
+def row_weights(statistics: LayerStatistics, floor: float, trust: Trust | None = None) -> Tensor:
+    """G_r for steps, with at least `floor` of its mean in every row: few samples say little of rarely used outputs."""
+    weights = statistics.row_weights() * (1.0 if trust is None else trust.correction)
     return weights * (1 - floor) + weights.mean() * floor
 
 

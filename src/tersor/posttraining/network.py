@@ -15,13 +15,17 @@ from torch import nn
 from tersor.calibration import (
     LayerStatistics,
     Reference,
+    Trust,
     bias_of,
+    cross_validate,
     execution_order,
     fold_batch_norms,
+    merge,
     reference_outputs,
     vector_weights,
 )
-from tersor.calibration.collect import collect
+from tersor.calibration.collect import collect, tell_unreached
+from tersor.calibration.targets import find_targets
 from tersor.posttraining.options import Calibrate
 from tersor.progress import Progress
 from tersor.work import Work
@@ -34,6 +38,7 @@ class Network:
     model:      computes what the user's does, in evaluation mode.
     samples:    batches.
     statistics: of the layers to quantize, by the first name of the weight, in the order of use.
+    trust:      how far these can be trusted, by the same names.
     paired:     names whose inputs are measured again behind quantized layers; others keep the original network's.
     bias_of:    name of the weight -> that of the bias which moves the layer's outputs.
     vectors:    trace of the Fisher matrix of the other parameters, by name.
@@ -43,6 +48,7 @@ class Network:
     model: nn.Module
     samples: list[Any]
     statistics: Mapping[str, LayerStatistics]
+    trust: Mapping[str, Trust]
     paired: frozenset[str]
     bias_of: Mapping[str, str]
     vectors: Mapping[str, float]
@@ -62,12 +68,12 @@ def prepare(
         own = copy.deepcopy(model).eval()
         biases = bias_of(own)
     report("collecting statistics", 1, 4)
-    found = work.load_statistics("network")
-    if found is None:
-        found = collect(own, samples, fisher=True, seed=options.seed)
-        work.save_statistics("network", found)
+    halves = _halves(own, samples, options, work)
+    found = merge(*halves)
     order = execution_order(own, samples[0], seed=options.seed)
     statistics, paired = _of_parameters(own, found, order, options)
+    parts = [_of_parameters(own, half, order, options)[0] for half in halves]
+    trust = {name: _trust(name, [part[name] for part in parts if name in part], options, work) for name in statistics}
     report("weighing the other parameters", 2, 4)
     others = [
         name
@@ -77,7 +83,36 @@ def prepare(
     vectors = vector_weights(own, samples, others, seed=options.seed)
     report("noting outputs", 3, 4)
     reference = reference_outputs(own, samples, seed=options.seed)
-    return Network(own, samples, statistics, paired, biases, vectors, reference)
+    return Network(own, samples, statistics, trust, paired, biases, vectors, reference)
+
+
+def _halves(
+    model: nn.Module, samples: list[Any], options: Calibrate, work: Work
+) -> tuple[dict[str, LayerStatistics], dict[str, LayerStatistics]]:
+    """Statistics of every second batch, and of the others; the latter are empty where there is one batch only."""
+    halves: list[dict[str, LayerStatistics]] = []
+    for index, part in enumerate((samples[::2], samples[1::2])):
+        found = work.load_statistics(f"half {index}") if part else {}
+        if found is None:
+            found = collect(model, part, fisher=True, seed=options.seed + index, unreached="ignore")
+            work.save_statistics(f"half {index}", found)
+        halves.append(found)
+    names = dict.fromkeys(target.names[local] for target in find_targets(model, None) for local in target.layouts)
+    tell_unreached([name for name in names if not any(name in half for half in halves)], "warn")
+    return halves[0], halves[1]
+
+
+def _trust(name: str, halves: list[LayerStatistics], options: Calibrate, work: Work) -> Trust:
+    """As `cross_validate`; the least damping where one half of the samples did not reach the layer."""
+    if len(halves) < 2 or halves[0].layout != halves[1].layout:
+        return Trust(options.damping)
+    known = [work.load_number(f"{key} {name}") for key in ("damping", "correction")]
+    if known[0] is not None and known[1] is not None:
+        return Trust(known[0], known[1])
+    trust = cross_validate(halves[0], halves[1], options.damping)
+    work.save_number(f"damping {name}", trust.damping)
+    work.save_number(f"correction {name}", trust.correction)
+    return trust
 
 
 def _of_parameters(

@@ -19,7 +19,7 @@ class Calibrate(Options):
 
     sequential:   what layers receive is measured again behind those that are quantized already.
     states, survivors: of the trellis (see `calibration.Trellis`); 1 state is plain rounding with feedback.
-    damping:      of H, as a part of its mean diagonal.
+    damping:      of H, at least, as a part of its mean diagonal; more where cross-validation asks for it.
     row_exponent: 0 to 1: how far a layer's rows may have steps of their own, by how much the loss depends on them.
     row_floor:    0 to 1: the part of a layer's mean weight that every row has at least.
     fold:         batch norms are folded into the layers before them.
@@ -54,7 +54,7 @@ class Calibrate(Options):
     def __post_init__(self) -> None:
         self.check_flag("sequential")
         self.trellis()
-        self.check_number("damping", 0, 1)
+        self.check_number("damping", 0, 10)
         self.check_number("row_exponent", 0, 1)
         self.check_number("row_floor", 0, 1)
         self.check_flag("fold")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from tersor.calibration import PairStatistics, output_shift
 from tersor.calibration.lockstep import lockstep
+from tersor.calibration.pairs import TARGET_DAMPING
 from tersor.container.writer import Entry, file_bytes
 from tersor.posttraining.candidates import best_candidate
 from tersor.posttraining.layer import by_rows, row_weights
@@ -88,11 +89,13 @@ def _layer(
     """The weight and, if it moves, the bias, by their names."""
     weight = network.model.get_parameter(name).detach()
     original = network.statistics[name]
-    weights = row_weights(by_rows(original), options.row_floor)
+    trust = network.trust[name]
+    options = replace(options, damping=trust.damping)
+    weights = row_weights(by_rows(original), options.row_floor, trust)
     if pair is None:
         statistics, target = by_rows(original), weight
     else:
-        statistics, target = pair.quantized, pair.target(weight)
+        statistics, target = pair.quantized, pair.target(weight, max(trust.damping, TARGET_DAMPING))
     tensor = best_candidate(weight, target, statistics, weights, rate, options, _size, threads)
     found: dict[str, CompressedTensor] = {name: tensor}
     if options.correct and name in network.bias_of:
