@@ -15,8 +15,8 @@ class Recover:
     """How a network is trained.
 
     codes:       find new codes, too, instead of those given. It costs a pass over the samples for each weight. Where
-                 the given codes came from sequential calibration (`calibration.collect_pair`) expect nothing of it:
-                 what logits of few hundred samples say about many weights does not carry over to other samples.
+                 the given codes came from sequential calibration (`calibration.lockstep`) it brought nothing in probes:
+                 what logits of few hundred samples say about many weights did not carry over to other samples.
     epochs:      passes over the samples with all codes fixed; 0 for none.
     patience:    epochs without a smaller held-out distance after which training ends.
     layer_steps: with `codes`, steps of the optimizer after each layer that is quantized.
