@@ -8,7 +8,7 @@ from torch import nn
 
 from tersor.calibration import products
 from tersor.calibration.collect import collect
-from tersor.calibration.objectives import random_projection, sampled_labels
+from tersor.calibration.objectives import fisher_projection, random_projection
 from tersor.errors import CalibrationError, TersorWarning, UsageError
 
 from .nets import explicit_gradient, explicit_moment, squares
@@ -239,7 +239,7 @@ def test_the_same_samples_and_seed_give_the_same_bits():
     assert not torch.equal(first["head.weight"].gradient, other["head.weight"].gradient)
 
 
-def test_sampled_labels_estimate_the_fisher_matrix():
+def test_projections_estimate_the_fisher_matrix():
     """For a softmax of a linear layer, E|g_r|^2 = p_r (1 - p_r) |x|^2."""
     model, x = nn.Sequential(nn.Linear(3, 4, bias=False)), torch.randn(1, 3)
     p = model(x).softmax(1)[0].double()
@@ -247,14 +247,27 @@ def test_sampled_labels_estimate_the_fisher_matrix():
     torch.testing.assert_close(got.row_weights()[0], (p * (1 - p)).detach(), rtol=0.05, atol=1e-3)
 
 
+def test_projections_have_the_covariance_of_labels():
+    logits = torch.randn(4, requires_grad=True)
+    p = logits.detach().softmax(0).double()
+    rows = logits.expand(50000, 4).clone().detach().requires_grad_()
+    loss = fisher_projection(rows, torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad(loss, rows)
+    covariance = gradient.double().T @ gradient.double() / len(rows)
+    torch.testing.assert_close(covariance, torch.diag(p) - torch.outer(p, p), rtol=0.05, atol=2e-3)
+
+
 def test_objectives_by_the_shape_of_the_output():
     generator = torch.Generator().manual_seed(0)
-    picture = torch.zeros(2, 3, 4, 5)
-    assert float(sampled_labels(picture, generator)) == pytest.approx(2 * 20 * torch.tensor(3.0).log().item())
-    assert float(sampled_labels(torch.zeros(2, 7, 3), generator)) == pytest.approx(14 * torch.tensor(3.0).log().item())
+    for shape, classes in (((2, 3, 4, 5), 1), ((2, 7, 3), 2), ((6, 3), 1)):
+        output = torch.randn(shape, requires_grad=True)
+        (gradient,) = torch.autograd.grad(fisher_projection(output, generator), output)
+        # Probabilities sum to one: no gradient shifts all logits of a place.
+        torch.testing.assert_close(gradient.sum(classes), torch.zeros_like(gradient.sum(classes)), atol=1e-5, rtol=0)
+        assert bool((gradient.abs().sum(classes) > 0).all())
     assert random_projection(torch.ones(5), generator).shape == ()
     with pytest.raises(CalibrationError, match="no dimension of classes"):
-        sampled_labels(torch.ones(5), generator)
+        fisher_projection(torch.ones(5), generator)
     regression = nn.Sequential(nn.Linear(3, 1))
     assert collect(regression, [torch.randn(4, 3)], fisher=True)["0.weight"].gradient.min() > 0
     with pytest.raises(CalibrationError, match="returns str"):

@@ -10,7 +10,7 @@ from tersor.calibration.feedback import feedback_codes, output_error, output_shi
 from tersor.calibration.folding import Folded, bias_of, fold_batch_norms
 from tersor.calibration.layout import Layout
 from tersor.calibration.lockstep import lockstep
-from tersor.calibration.objectives import default_objective, random_projection, sampled_labels
+from tersor.calibration.objectives import default_objective, fisher_projection, random_projection
 from tersor.calibration.order import execution_order
 from tersor.calibration.pairs import PairStatistics
 from tersor.calibration.statistics import LayerStatistics, merge
@@ -38,6 +38,7 @@ __all__ = [
     "execution_order",
     "factorize",
     "feedback_codes",
+    "fisher_projection",
     "fold_batch_norms",
     "load_statistics",
     "lockstep",
@@ -50,7 +51,6 @@ __all__ = [
     "reestimate",
     "reference_outputs",
     "round_vectors",
-    "sampled_labels",
     "save_statistics",
     "snap",
     "trellis_codes",

@@ -45,8 +45,8 @@ def collect(
                (`model(**batch)`), on the model's device, samples in the first dimension. A tensor or mapping itself
                is one batch.
     fisher:    also gather the squared gradients of each output channel's weights (`LayerStatistics.row_weights`), one
-               backward pass a batch. True draws labels from the model's own predictions where the output looks like
-               logits, and projects it at random otherwise (`objectives`); or a function (output, generator) -> scalar
+               backward pass a batch. True projects the output at random, by the Fisher matrix of the model's own
+               predictions where it looks like logits (`objectives`); or a function (output, generator) -> scalar
                loss, summed over samples. Samples must not influence each other, as in evaluation mode they do not.
     seed:      of those draws, and of whatever the model and the iterator of samples draw.
     memory:    bytes of unfolded inputs at a time; H and one batch's activations in the backward pass come on top.

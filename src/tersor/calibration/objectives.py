@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tersor.errors import CalibrationError
 
@@ -19,12 +18,12 @@ Objective = Callable[[Any, torch.Generator], Tensor]
 
 
 def default_objective(output: Any, generator: torch.Generator) -> Tensor:
-    """`sampled_labels` where the output looks like class logits, else `random_projection`.
+    """`fisher_projection` where the output looks like class logits, else `random_projection`.
 
     Logits are an output's `logits`, or a tensor of at least two dimensions and two classes. Embeddings look the
     same: pass `random_projection` for those.
     """
-    return sampled_labels(output, generator) if has_classes(output) else random_projection(output, generator)
+    return fisher_projection(output, generator) if has_classes(output) else random_projection(output, generator)
 
 
 def has_classes(output: Any) -> bool:
@@ -33,20 +32,26 @@ def has_classes(output: Any) -> bool:
     return logits.dim() >= 2 and logits.shape[_class_dimension(logits)] >= 2
 
 
-def sampled_labels(output: Any, generator: torch.Generator) -> Tensor:
-    """-log p(y) with y drawn from the model's own p (Kunstner et al. 2019: the true, not the empirical, Fisher).
+def fisher_projection(output: Any, generator: torch.Generator) -> Tensor:
+    """z . L v with v ~ N(0, I), for logits z with p = softmax(z) and L = diag(sqrt p) - p sqrt(p)^T.
+
+    As L L^T = diag(p) - p p^T, its squared gradients are on average those of the true Fisher matrix, which labels
+    drawn from p give, too (Kunstner et al. 2019). But a network that is sure of itself draws a telling label once in
+    a hundred samples, and hundreds is all there are: on EfficientNet-Lite0, labels drawn for 160 pictures missed two
+    thirds of the loss on others.
 
     Classes are the last dimension of (B, C) and (B, T, C), and dimension 1 of pictures (B, C, H, W).
     """
     logits = main_output(output).float()
     if logits.dim() < 2:
         raise CalibrationError(
-            f"labels cannot be drawn from an output of shape {tuple(logits.shape)}: it has no dimension of classes"
+            f"an output of shape {tuple(logits.shape)} has no dimension of classes; pass fisher=random_projection"
         )
     logits = class_rows(logits)
-    p = logits.detach().softmax(1).cpu()
-    labels = torch.multinomial(p, 1, generator=generator)[:, 0].to(logits.device)
-    return F.cross_entropy(logits, labels, reduction="sum")
+    p = logits.detach().softmax(1)
+    v = torch.randn(p.shape, generator=generator).to(p.device)
+    scaled = p.sqrt() * v
+    return ((scaled - p * scaled.sum(1, keepdim=True)) * logits).sum()
 
 
 def class_rows(logits: Tensor) -> Tensor:

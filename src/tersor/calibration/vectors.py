@@ -38,7 +38,7 @@ def vector_weights(
 ) -> dict[str, float]:
     """tr F of each named parameter: nats a sample, per squared unit of its entries. Half of it is what an error costs.
 
-    One forward pass and `draws` backward passes a batch: with labels drawn from the model's own predictions the
+    One forward pass and `draws` backward passes a batch: with outputs projected at random the
     gradients of samples are independent and have mean zero, so that the squared length of a batch's gradient is on
     average the sum of those of its samples.
 

@@ -32,7 +32,7 @@ class Calibrate(Options):
                   "uniform" (steps and trellis), "sparse" (pruned, too), "codebook", "int8", "ternary", "binary",
                   "lossless".
     keep:         patterns of names that stay exact.
-    seed:         of the labels drawn from the network's own predictions.
+    seed:         of the random projections of the network's outputs.
     """
 
     name: ClassVar[str] = "calibrate"
