@@ -204,3 +204,30 @@ def test_the_quantized_models_own_statistics_agree():
     other, x = _coarse(model), torch.randn(9, 5)
     pair = collect_pair(model, other, [x], ["2"])["2.weight"]
     assert torch.equal(pair.quantized.moment, collect(other, [x])["2.weight"].moment)
+
+
+class Sequence(nn.Module):
+    """Attention, a recurrent layer and a transposed convolution, one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.recurrent = nn.GRU(8, 6, batch_first=True)
+        self.widen = nn.ConvTranspose1d(6, 4, 3, stride=2)
+
+    def forward(self, x):
+        x, _ = self.attention(x, x, x)
+        x, _ = self.recurrent(x)
+        return self.widen(x.transpose(1, 2))
+
+
+def test_all_kinds_of_layers_walk():
+    model, x = Sequence(), [torch.randn(3, 5, 8), torch.randn(2, 5, 8)]
+    found = {}
+    lockstep(model, copy.deepcopy(model), x, [name for name in collect(model, x)], found.update, positions=10**6)
+    expected = collect(model, x, positions=10**6)
+    assert set(found) == set(expected)
+    for name, pair in found.items():
+        torch.testing.assert_close(pair.quantized.moment, expected[name].moment)
+        torch.testing.assert_close(pair.cross, expected[name].moment)
+        assert pair.quantized.samples == 5

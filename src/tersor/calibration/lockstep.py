@@ -22,7 +22,7 @@ from tersor.calibration.guard import untouched
 from tersor.calibration.observer import Use
 from tersor.calibration.pairs import Before, PairStatistics, PairSums
 from tersor.calibration.samples import batches, call
-from tersor.calibration.targets import Target, find_targets, replay
+from tersor.calibration.targets import Target, find_targets, preview
 from tersor.calibration.thinning import Thinning
 from tersor.errors import MismatchError
 
@@ -166,35 +166,32 @@ class _Walk:
         sums = self._sums.pop(place, None)
         return {} if sums is None else {name: sums.result(name) for name in place if name in sums.accumulators}
 
-    def at_float(self, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
-        """The float network has used a module: its inputs are held."""
+    def at_float(self, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """The float network is about to use a module: its inputs are held."""
         place, walker = tuple(target.names.values()), self._turn
         if place in self._visited or walker is None:
-            return output
+            return
 
         def observe(use: Use) -> Tensor:
             inputs, weight, places = self._thinning.thin(use.inputs)
             walker.held.setdefault(target.names[use.weight], []).append(Before(inputs, weight, places))
             return use.output
 
-        replay(target.module, args, kwargs, output, _Observe(target, walker.size, observe))
+        preview(target.module, args, kwargs, _Observe(target, walker.size, observe))
         walker.pause(place)
-        return output
 
-    def at_student(self, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
-        """The other network has used a module: its inputs are added; once it is quantized, its output is made anew."""
+    def at_student(self, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """The other network is about to use a module: its inputs are added, and it waits until it is quantized."""
         place, walker, partner = tuple(target.names.values()), self._turn, self._partner
         if place in self._visited or walker is None or partner is None:
-            return output
+            return
         if partner.place == place:
             sums = self._sums.setdefault(place, PairSums(self._memory))
             sums.begin(partner.held)
             partner.held = {}
-            observe = _Observe(target, walker.size, lambda use: sums.observe(target, use))
-            replay(target.module, args, kwargs, output, observe)
+            preview(target.module, args, kwargs, _Observe(target, walker.size, lambda use: sums.observe(target, use)))
             sums.end(walker.size)
         walker.pause(place)
-        return target.module.forward(*args, **kwargs)
 
 
 @dataclass
@@ -210,7 +207,7 @@ class _Observe:
         return self.told(use) if use.weight in self.target.layouts else use.output
 
 
-_Hook = Callable[[Target, tuple[Any, ...], Mapping[str, Any], Any], Any]
+_Hook = Callable[[Target, tuple[Any, ...], Mapping[str, Any]], None]
 
 
 @contextmanager
@@ -218,10 +215,8 @@ def _hooks(targets: list[Target], hook: _Hook) -> Iterator[None]:
     with ExitStack() as stack:
         for target in targets:
 
-            def told(
-                module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, target: Target = target
-            ) -> Any:
-                return hook(target, args, kwargs, output)
+            def told(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], target: Target = target) -> None:
+                hook(target, args, kwargs)
 
-            stack.callback(target.module.register_forward_hook(told, with_kwargs=True).remove)
+            stack.callback(target.module.register_forward_pre_hook(told, with_kwargs=True).remove)
         yield

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tersor.calibration import attention, products, recurrent
@@ -84,6 +85,17 @@ def replay(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     if isinstance(module, recurrent.RECURRENT):
         return recurrent.replay(module, args, kwargs, observe)
     return products.replay(module, args, kwargs, output, observe)
+
+
+def preview(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], observe: Observe) -> None:
+    """`replay` before the module has run: what its weights are about to multiply. Uses have no outputs."""
+    # Attention and recurrent modules compute their inner inputs themselves; transposed convolutions do not know the
+    # size of their output from their input.
+    needed = isinstance(module, products.TRANSPOSED)
+    replay(module, args, kwargs, module.forward(*args, **kwargs) if needed else _NO_OUTPUT, observe)
+
+
+_NO_OUTPUT = torch.empty(0)
 
 
 def _asked(wanted: set[str], known: Mapping[str, str]) -> set[str]:
