@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from tersor.calibration.candidates import NAMES, Outcome, outcomes
 from tersor.calibration.collect import collect
+from tersor.calibration.crossvalidation import cross_validate
+from tersor.calibration.damping import DAMPING
 from tersor.calibration.folding import fold_batch_norms
+from tersor.calibration.samples import batches
 from tersor.calibration.statistics import LayerStatistics
 from tersor.calibration.targets import find_targets
 from tersor.errors import CalibrationError, UsageError
@@ -148,9 +151,10 @@ def diagnose(
     """Loss and bytes of each layer alone, at each of `NAMES`; batch norms are folded first, as compression does.
 
     Losses are predicted to second order, sum_r G_r e_r / 2 (docs/calibration.md): at coarse sizes they are good for
-    ranking, not as numbers. Codes are found by error feedback, without a trellis.
+    ranking, not as numbers. Codes are found by error feedback, without a trellis, from every second batch; what they
+    lose is taken from the others (from the same one where there is one only).
 
-    calibration: batches as `calibration.collect` takes them; iterated over twice. The model is not changed.
+    calibration: batches as `calibration.collect` takes them. The model is not changed.
     evaluate:    a metric, higher is better; called once for the model, and once a layer, if `measure` is set.
     measure:     also measure the drop of `evaluate` with one layer at a time at this candidate; True for "4 bits".
     progress:    called after each layer, with its name and the weights that are done.
@@ -162,8 +166,13 @@ def diagnose(
         raise UsageError(f"measure must be True, False or one of {', '.join(NAMES)}; got {measure!r}")
     if chosen is not None and evaluate is None:
         raise UsageError("measure needs evaluate: a function of the model that returns a metric, higher is better")
-    folded = fold_batch_norms(model, calibration, seed=seed).model
-    statistics = collect(folded, calibration, fisher=True, seed=seed, unreached="ignore")
+    samples = [batch for batch, _ in batches(calibration)]
+    folded = fold_batch_norms(model, samples, seed=seed).model
+    halves = [
+        collect(folded, part, fisher=True, seed=seed + index, unreached="ignore")
+        for index, part in enumerate((samples[::2], samples[1::2]))
+        if part
+    ]
     weights = _by_tensor(folded)
     if not weights:
         raise UsageError("the model has no layers with weights that could be diagnosed")
@@ -172,15 +181,15 @@ def diagnose(
     for names, weight in weights:
         done += weight.numel()
         # A table that is a matrix, too, is rounded as the matrix: that has an H to feed errors back with.
-        reached = sorted((statistics[n] for n in names if n in statistics), key=lambda s: s.layout.diagonal)
-        if reached:
-            layers.append(_layer(names, weight, reached, measured))
+        reached = [sorted((h[n] for n in names if n in h), key=lambda s: s.layout.diagonal) for h in halves]
+        if reached[0] or reached[-1]:
+            layers.append(_layer(names, weight, reached[0] or reached[-1], reached[-1] or reached[0], measured))
         if progress is not None:
             progress(names[0], done, total)
     layers.sort(key=lambda layer: layer.loss_per_byte, reverse=True)
     known = {id(weight) for _, weight in weights}
     others = {id(t): t.nbytes for t in [*folded.parameters(), *folded.buffers()] if id(t) not in known}
-    unreached = tuple(names[0] for names, _ in weights if not any(name in statistics for name in names))
+    unreached = tuple(names[0] for names, _ in weights if not any(name in half for name in names for half in halves))
     return Diagnosis(tuple(layers), unreached, sum(others.values()), None if measured is None else measured.baseline)
 
 
@@ -226,7 +235,11 @@ class _Measured:
 
 
 def _layer(
-    names: list[str], weight: Tensor, statistics: list[LayerStatistics], measured: _Measured | None
+    names: list[str],
+    weight: Tensor,
+    statistics: list[LayerStatistics],
+    judges: list[LayerStatistics],
+    measured: _Measured | None,
 ) -> LayerDiagnosis:
     def candidate(outcome: Outcome) -> Candidate:
         drop = None
@@ -234,5 +247,8 @@ def _layer(
             drop = measured.drop(names[0], weight, outcome.weight)
         return Candidate(outcome.name, math.ceil(outcome.bits / 8), outcome.error, outcome.loss, drop)
 
-    found = tuple(candidate(outcome) for outcome in outcomes(weight.detach(), statistics))
+    first, second = statistics[0], judges[0]
+    two = first is not second and first.layout == second.layout
+    damping = cross_validate(first, second).damping if two else DAMPING
+    found = tuple(candidate(outcome) for outcome in outcomes(weight.detach(), statistics, judges, damping))
     return LayerDiagnosis(names[0], tuple(weight.shape), weight.nbytes, found, tuple(names[1:]))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tersor.calibration.damping import Factor, factorize
+from tersor.calibration.damping import DAMPING, Factor, factorize
 from tersor.calibration.feedback import as_matrices, output_error, reconstruct
 from tersor.calibration.statistics import LayerStatistics
 from tersor.calibration.steps import loss_steps, snap
@@ -52,7 +52,12 @@ class Outcome:
     loss: float
 
 
-def outcomes(weight: Tensor, statistics: Sequence[LayerStatistics]) -> Iterator[Outcome]:
+def outcomes(
+    weight: Tensor,
+    statistics: Sequence[LayerStatistics],
+    judges: Sequence[LayerStatistics] | None = None,
+    damping: float = DAMPING,
+) -> Iterator[Outcome]:
     """The candidates of a weight, finest first.
 
     "b bits" are multiples of row steps that the loss asks for (`loss_steps`), found by error feedback, whose codes take
@@ -61,18 +66,22 @@ def outcomes(weight: Tensor, statistics: Sequence[LayerStatistics]) -> Iterator[
     weight:     of the statistics' shape.
     statistics: one for each way in which the network uses the weight (an embedding may be the output layer, too); the
                 first decides the codes, the loss is that of all of them.
+    judges:     the same of other samples, to take errors and losses from: codes suit the samples they were found by
+                better than others. None for the same samples.
+    damping:    of the H that codes are found by.
     """
+    judges = judges or statistics
     weight, first = weight.detach().cpu(), statistics[0]
     shown = first.by_rows() if first.layout.diagonal and first.layout.transposed else first
-    factor = factorize(shown)
+    factor = factorize(shown, damping)
     for bits in BITS:
         quantized, size = _uniform(as_matrices(weight, shown), shown, factor, bits)
         tensor = shown.layout.weight(quantized, shown.shape).float()
-        yield _outcome(f"{bits} bits", weight, tensor, size, statistics)
+        yield _outcome(f"{bits} bits", weight, tensor, size, judges)
     for name, config in LEVELS.items():
-        fitted = reconstruct(weight, config.fit(weight.float()), shown)
+        fitted = reconstruct(weight, config.fit(weight.float()), shown, damping)
         size = entropy(fitted.per_weight) + _PARAMETER_BITS * (16 if name == "16 values" else weight.shape[0])
-        yield _outcome(name, weight, fitted.dequantize(), size, statistics)
+        yield _outcome(name, weight, fitted.dequantize(), size, judges)
 
 
 def entropy(codes: Tensor) -> float:
