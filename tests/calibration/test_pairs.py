@@ -1,6 +1,7 @@
 """Statistics of a quantized prefix against the float network."""
 
 import copy
+import functools
 import threading
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from tersor.calibration.collect import collect
 from tersor.calibration.lockstep import lockstep
+from tersor.calibration.pairs import PairStatistics, cross_validated_damping
 from tersor.errors import CalibrationError, MismatchError
 
 
@@ -17,10 +19,15 @@ def _seed():
     torch.manual_seed(7)
 
 
-def collect_pair(model, other, samples, layers, **options):
+def walked(model, student, samples, layers, **options):
+    """What a walk visits, halves merged."""
     found = {}
-    lockstep(model, other, samples, layers, found.update, **options)
-    return found
+    lockstep(model, student, samples, layers, found.update, **options)
+    return {name: functools.reduce(PairStatistics.merge, halves) for name, halves in found.items()}
+
+
+def collect_pair(model, other, samples, layers, **options):
+    return walked(model, other, samples, layers, **options)
 
 
 def _coarse(model, step=0.2):
@@ -137,10 +144,11 @@ def test_layers_used_again_are_visited_at_their_first_use():
     seen = []
 
     def visit(pairs):
-        seen.extend((name, pair.quantized.samples, int(pair.quantized.count)) for name, pair in pairs.items())
+        for name, halves in pairs.items():
+            seen.append((name, [half.quantized.samples for half in halves]))
 
     lockstep(model, copy.deepcopy(model), [torch.randn(4, 3), torch.randn(2, 3)], ["layer", "last"], visit)
-    assert seen == [("layer.weight", 6, 6), ("last.weight", 6, 6)]
+    assert seen == [("layer.weight", [4, 2]), ("last.weight", [4, 2])]
 
 
 def test_what_a_visit_changes_is_what_later_layers_see():
@@ -149,8 +157,8 @@ def test_what_a_visit_changes_is_what_later_layers_see():
     moments = {}
 
     def visit(pairs):
-        for name, pair in pairs.items():
-            moments[name] = pair.quantized.moment
+        for name, halves in pairs.items():
+            moments[name] = sum(half.quantized.moment for half in halves)
             student.get_parameter(name).data.mul_(0.5)
 
     lockstep(model, student, x, ["0", "2", "4"], visit)
@@ -177,9 +185,8 @@ class Chosen(nn.Module):
 
 def test_batches_may_take_different_ways():
     model = Chosen()
-    seen = {}
     samples = [torch.randn(n, 3) for n in (1, 2, 3)]
-    lockstep(model, copy.deepcopy(model), samples, ["a", "b", "c"], seen.update)
+    seen = walked(model, copy.deepcopy(model), samples, ["a", "b", "c"])
     assert seen["c.weight"].quantized.samples == 6
     assert set(seen) == {"a.weight", "b.weight", "c.weight"}
 
@@ -223,11 +230,28 @@ class Sequence(nn.Module):
 
 def test_all_kinds_of_layers_walk():
     model, x = Sequence(), [torch.randn(3, 5, 8), torch.randn(2, 5, 8)]
-    found = {}
-    lockstep(model, copy.deepcopy(model), x, [name for name in collect(model, x)], found.update, positions=10**6)
+    found = walked(model, copy.deepcopy(model), x, list(collect(model, x)), positions=10**6)
     expected = collect(model, x, positions=10**6)
     assert set(found) == set(expected)
     for name, pair in found.items():
         torch.testing.assert_close(pair.quantized.moment, expected[name].moment)
         torch.testing.assert_close(pair.cross, expected[name].moment)
         assert pair.quantized.samples == 5
+
+
+def test_targets_are_trusted_as_far_as_other_samples_agree():
+    """With few samples the best target for others stays nearer to the weight than with many."""
+    model = nn.Sequential(nn.Linear(30, 30), nn.Tanh(), nn.Linear(30, 8))
+    other, dampings = _coarse(model, 0.15), []
+    for count in (20, 2000):
+        found = {}
+        lockstep(model, other, [torch.randn(count, 30), torch.randn(count, 30)], ["2"], found.update)
+        weight, halves = model[2].weight, found["2.weight"]
+        dampings.append(cross_validated_damping(weight, *halves, torch.ones(1, 8)))
+        pair, x = halves[0].merge(halves[1]), torch.randn(4000, 30)
+        target = pair.target(weight, dampings[-1])[0].float()
+        with torch.no_grad():
+            goal, u = model(x), other[:2](x)
+            error = [float((u @ w.T + model[2].bias - goal).square().mean()) for w in (weight, target)]
+        assert error[1] <= error[0] * 1.01
+    assert dampings[0] > dampings[1]

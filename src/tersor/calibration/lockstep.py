@@ -26,7 +26,8 @@ from tersor.calibration.targets import Target, find_targets, preview
 from tersor.calibration.thinning import Thinning
 from tersor.errors import MismatchError
 
-Visit = Callable[[dict[str, PairStatistics]], None]
+Visit = Callable[[dict[str, list[PairStatistics]]], None]
+"""Told of the weights of a module by name: statistics of every second batch, and of the others if there are any."""
 
 
 def lockstep(
@@ -40,7 +41,7 @@ def lockstep(
     memory: int = MEMORY,
     positions: int = POSITIONS,
 ) -> None:
-    """Calls `visit` with the statistics of one module's weights at a time, in the order of use.
+    """Calls `visit` with the statistics of one module's weights at a time, in the order of use, in two halves.
 
     model:    the float network. student: the same modules, whose weights `visit` may change in place, and its other
               parameters, too: what comes later in the pass sees the change.
@@ -87,7 +88,8 @@ class _Walker:
         self.size = size
         self.place: tuple[str, ...] | None = None
         self.held: dict[str, list[Before]] = {}
-        self._model, self._batch, self._index = model, batch, index
+        self.index = index
+        self._model, self._batch = model, batch
         self._error: BaseException | None = None
         self._halted = False
         self._turn, self._paused = threading.Semaphore(0), threading.Semaphore(0)
@@ -125,7 +127,7 @@ class _Walker:
             return
         try:
             with torch.no_grad():
-                call(self._model, self._batch, self._index)
+                call(self._model, self._batch, self.index)
         except _Halt:
             pass
         except BaseException as error:  # noqa: BLE001 - `resume` raises it again, in the caller's thread
@@ -140,7 +142,7 @@ class _Walk:
         self._memory = memory
         self._thinning = thinning
         self._visited: set[tuple[str, ...]] = set()
-        self._sums: dict[tuple[str, ...], PairSums] = {}
+        self._sums: dict[tuple[str, ...], dict[int, PairSums]] = {}
         self._turn: _Walker | None = None
         self._partner: _Walker | None = None
 
@@ -160,11 +162,15 @@ class _Walk:
         self._turn, self._partner = walker, partner
         walker.resume()
 
-    def take(self, place: tuple[str, ...]) -> dict[str, PairStatistics]:
+    def take(self, place: tuple[str, ...]) -> dict[str, list[PairStatistics]]:
         """The statistics of a place, which counts as visited from now on."""
         self._visited.add(place)
-        sums = self._sums.pop(place, None)
-        return {} if sums is None else {name: sums.result(name) for name in place if name in sums.accumulators}
+        halves = self._sums.pop(place, {})
+        found: dict[str, list[PairStatistics]] = {}
+        for _, sums in sorted(halves.items()):
+            for name in sums.accumulators:
+                found.setdefault(name, []).append(sums.result(name))
+        return found
 
     def at_float(self, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """The float network is about to use a module: its inputs are held."""
@@ -186,7 +192,8 @@ class _Walk:
         if place in self._visited or walker is None or partner is None:
             return
         if partner.place == place:
-            sums = self._sums.setdefault(place, PairSums(self._memory))
+            halves = self._sums.setdefault(place, {})
+            sums = halves.setdefault(walker.index % 2, PairSums(self._memory))
             sums.begin(partner.held)
             partner.held = {}
             preview(target.module, args, kwargs, _Observe(target, walker.size, lambda use: sums.observe(target, use)))

@@ -19,7 +19,9 @@ from tersor.calibration.targets import Target
 from tersor.errors import CalibrationError, MismatchError
 
 TARGET_DAMPING = 0.03
-"""How strongly a target holds on to the weight, as a part of the mean of H's diagonal."""
+"""How strongly a target holds on to the weight, as a part of the mean of H's diagonal, where nothing else is known."""
+
+_DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,33 @@ class PairStatistics:
         itself in directions that u does not reach, and where x = u.
         """
         w = as_matrices(weight, self.quantized)
-        if self.quantized.layout.diagonal:
-            return w
-        h, c = self.quantized.moment.double(), self.cross.double()
-        result = w.clone()
-        for group in range(h.shape[0]):
-            scale = float(h[group].diagonal().mean())
-            if scale <= 0:
-                continue
-            ridge = torch.eye(h.shape[1], dtype=torch.float64) * (scale * damping)
-            # H is symmetric, so that W* is the transpose of a solution of (H + a I) X = (C + a I)^T W^T.
-            result[group] = torch.linalg.solve(h[group] + ridge, (c[group] + ridge).T @ w[group].T).T
-        return result
+        return w + self._moves(w, damping)
+
+    def gain(self, weight: Tensor, move: Tensor, rows: Tensor) -> float:
+        """By how much sum_r G_r E|W x - W' u|^2 falls if W' is W + `move` instead of W; both float64 (G, R, N).
+
+        rows: G_r, (G, R).
+        """
+        h, away = self._excess()
+        changed = (move @ h * move).sum(2) - 2 * (weight @ away * move).sum(2)
+        return -float((rows * changed).sum()) / max(self.quantized.samples, 1)
+
+    def _excess(self) -> tuple[Tensor, Tensor]:
+        """H and C - H = sum of (x - u) u^T, float64 (G, N, N)."""
+        h = self.quantized.moment.double()
+        return h, self.cross.double() - h
+
+    def _moves(self, w: Tensor, damping: float) -> Tensor:
+        """W* - W = W (C - H) (H + a I)^-1."""
+        if self.quantized.layout.diagonal or damping == float("inf"):
+            return torch.zeros_like(w)
+        h, away = self._excess()
+        mean = h.diagonal(dim1=1, dim2=2).mean(1)
+        # Where nothing was seen, H is zero, and so is C - H.
+        ridge = torch.where(mean > 0, mean * damping, torch.ones_like(mean))
+        damped = h + ridge[:, None, None] * torch.eye(h.shape[1], dtype=h.dtype)
+        # H is symmetric, so that the result is the transpose of a solution of (H + a I) X = (C - H)^T W^T.
+        return torch.linalg.solve(damped, (w @ away).transpose(1, 2)).transpose(1, 2)
 
     def output_shift(self, weight: Tensor, quantized: Tensor) -> Tensor:
         """E[W x] - E[Wq u], float64 (O,): what to add to the bias so that the mean output is the float network's.
@@ -69,6 +86,20 @@ class PairStatistics:
         w, q = as_matrices(weight, self.quantized), as_matrices(quantized, self.quantized)
         mean = self.input_sum / self.quantized.count.clamp(min=1)[:, None]
         return (w @ mean[..., None] - q @ self.quantized.mean_input()[..., None]).reshape(-1)
+
+
+def cross_validated_damping(weight: Tensor, first: PairStatistics, second: PairStatistics, rows: Tensor) -> float:
+    """The damping of `target` whose targets from one half of the samples serve the other half best; infinite for none.
+
+    weight: of the layer's shape. rows: G_r, float64 (G, R).
+    """
+    w = as_matrices(weight, first.quantized)
+    best, found = 0.0, float("inf")
+    for damping in _DAMPINGS:
+        gain = sum(other.gain(w, known._moves(w, damping), rows) for known, other in ((first, second), (second, first)))
+        if gain > best:
+            best, found = gain, damping
+    return found
 
 
 @dataclass(frozen=True)

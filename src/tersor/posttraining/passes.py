@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from tersor.calibration import PairStatistics, output_shift
 from tersor.calibration.lockstep import lockstep
-from tersor.calibration.pairs import TARGET_DAMPING
+from tersor.calibration.pairs import TARGET_DAMPING, cross_validated_damping
 from tersor.container.writer import Entry, file_bytes
 from tersor.posttraining.candidates import best_candidate
 from tersor.posttraining.layer import by_rows, row_weights
@@ -53,27 +54,27 @@ def quantize(
         if progress is not None:
             progress(f"quantizing {name}", len(tensors), len(network.statistics))
 
-    def make(name: str, pair: PairStatistics | None) -> None:
-        found = _layer(network, student, name, pair, rate, options, threads)
+    def make(name: str, halves: list[PairStatistics]) -> None:
+        found = _layer(network, student, name, halves, rate, options, threads)
         work.save_layer(repr(rate), name, found)
         put(name, found)
 
-    def visit(pairs: dict[str, PairStatistics]) -> None:
-        for name, pair in pairs.items():
-            make(name, pair)
+    def visit(pairs: dict[str, list[PairStatistics]]) -> None:
+        for name, halves in pairs.items():
+            make(name, halves)
 
     for name in network.statistics:
         known = work.load_layer(repr(rate), name)
         if known is not None:
             put(name, known)
         elif name not in network.paired or not options.sequential:
-            make(name, None)
+            make(name, [])
     missing = [name for name in network.statistics if name not in tensors]
     if missing:
         lockstep(network.model, student, network.samples, missing, visit, seed=options.seed)
     for name in missing:
         if name not in tensors:  # the networks took different ways through their own code
-            make(name, None)
+            make(name, [])
     return Quantized(rate, student, tensors)
 
 
@@ -81,7 +82,7 @@ def _layer(
     network: Network,
     student: nn.Module,
     name: str,
-    pair: PairStatistics | None,
+    halves: list[PairStatistics],
     rate: float,
     options: Calibrate,
     threads: int | None,
@@ -92,10 +93,14 @@ def _layer(
     trust = network.trust[name]
     options = replace(options, damping=trust.damping)
     weights = row_weights(by_rows(original), options.row_floor, trust)
+    pair = functools.reduce(PairStatistics.merge, halves) if halves else None
     if pair is None:
         statistics, target = by_rows(original), weight
     else:
-        statistics, target = pair.quantized, pair.target(weight, max(trust.damping, TARGET_DAMPING))
+        damping = TARGET_DAMPING
+        if len(halves) == 2:
+            damping = cross_validated_damping(weight, halves[0], halves[1], original.row_weights())
+        statistics, target = pair.quantized, pair.target(weight, damping)
     tensor = best_candidate(weight, target, statistics, weights, rate, options, _size, threads)
     found: dict[str, CompressedTensor] = {name: tensor}
     if options.correct and name in network.bias_of:
