@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tersor.allocation import Budget, least_size, meet_size
+from tersor.allocation import Budget, Curve, Point, least_size, meet_size
 from tersor.allocation.estimate import LayerSample, estimated_bytes
 from tersor.errors import UsageError
 
@@ -76,3 +76,13 @@ def test_bits_are_those_of_the_file() -> None:
     assert Budget(bits=3).target_bytes(1000) == 375
     assert Budget(max_bytes=77).target_bytes(1000) == 77
     assert Budget(max_drop=1).target_bytes(1000) is None
+
+
+def test_curves_fall_in_size_and_grow_as_a_whole() -> None:
+    small, large = Point(2.0, 100, 0.5, 80.0), Point(1.0, 200, 0.1, 90.0)
+    curve = Curve.of([small, large], small, 91.0)
+    assert curve.points == (large, small)
+    grown = curve.grown(7)
+    assert [point.bytes for point in grown.points] == [207, 107] and grown.chosen.bytes == 107
+    assert grown.to_dict()["chosen"] == {"rate": 2.0, "bytes": 107, "divergence": 0.5, "metric": 80.0}
+    assert grown.reference == 91.0

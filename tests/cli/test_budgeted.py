@@ -6,14 +6,14 @@ The library's own part is a stand-in here: it quantizes every weight to as many 
 import json
 import sys
 import types
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tersor.allocation import Budget
+from tersor.allocation import Budget, Curve, Point
 from tersor.cli import main
 from tersor.cli.quantities import byte_count
 from tersor.compress import compress
@@ -43,11 +43,6 @@ words = "no batches"
 """
 
 
-@dataclass(frozen=True, repr=False)
-class WithCurve(CompressedModel):
-    curve: Any = None
-
-
 class Library:
     """The stand-in: what it was asked for, and how it is to behave."""
 
@@ -69,9 +64,8 @@ class Library:
             kept = work.load_layer("run", entry.name)
             entries.append(entry if kept is None else replace(entry, tensor=kept[entry.name]))
         metric = None if evaluate is None else evaluate(model)
-        chosen = types.SimpleNamespace(metric=metric)
-        curve = types.SimpleNamespace(chosen=chosen, reference=metric, to_dict=lambda: {"points": [1, 2]})
-        return WithCurve(tuple(entries), curve=curve)
+        chosen = Point(1e-6, 100, 0.5, metric)
+        return CompressedModel(tuple(entries), curve=Curve.of([chosen], chosen, metric))
 
 
 @pytest.fixture
@@ -139,8 +133,7 @@ def test_budgets_and_options_reach_the_library(library, capsys):
     assert library.asked.threads == 1
     assert library.asked.evaluate(None) == 0.75
     report = json.loads(capsys.readouterr().out)
-    assert report["curve"] == {"points": [1, 2]}
-    assert report["after"] > 0
+    assert report["curve"]["chosen"]["bytes"] == report["after"] == Path(report["output"]).stat().st_size
     assert run(*command, "--max-bytes", "1MB", "--techniques", "uniform, codebook", "--exclude", "0.*") == 0
     assert library.asked.options.techniques == ("uniform", "codebook")
     assert library.asked.options.keep == ("0.weight", "0.bias")
@@ -168,7 +161,9 @@ def test_the_metric_is_told(library, capsys):
 def test_the_curve_is_written(library, folder):
     command = ["compress", "net.pt", *NET, "--max-bytes", "1MB", "--curve", "curve.json"]
     assert run(*command) == 0
-    assert json.loads((folder / "curve.json").read_text()) == {"points": [1, 2]}
+    curve = json.loads((folder / "curve.json").read_text())
+    assert curve["points"] == [curve["chosen"]]
+    assert curve["chosen"]["bytes"] == (folder / "net.tsr").stat().st_size
     (folder / "net.tsr").unlink()
     assert run(*command) == 5
     assert not (folder / "net.tsr").exists()

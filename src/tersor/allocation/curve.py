@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -34,6 +34,11 @@ class Curve:
     def of(cls, points: list[Point], chosen: Point, reference: float | None = None) -> Curve:
         """Sorts the points."""
         return cls(tuple(sorted(points, key=lambda point: -point.bytes)), chosen, reference)
+
+    def grown(self, extra: int) -> Curve:
+        """Of files that hold `extra` more bytes: attachments, names."""
+        grown = {point: replace(point, bytes=point.bytes + extra) for point in (*self.points, self.chosen)}
+        return Curve(tuple(grown[point] for point in self.points), grown[self.chosen], self.reference)
 
     def to_dict(self) -> dict[str, Any]:
         """Of JSON types."""

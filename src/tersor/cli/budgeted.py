@@ -181,13 +181,16 @@ def _written(
     from tersor.parallel import thread_pool
     from tersor.report.sizes import sizes_of
 
-    curve = getattr(compressed, "curve", None)
-    if options.curve is not None and curve is not None:
-        with output_file(options.curve, options.force) as file:
-            file.write(json.dumps(curve.to_dict(), indent=2).encode() + b"\n")
     with output_file(output, options.force) as file, thread_pool(options.threads) as executor:
         attachments = dict(compressed.attachments)
         summary = write_tsr(file, compressed.entries, attachments, source=compressed.source, executor=executor)
+    curve = compressed.curve
+    if curve is not None:
+        # Trials were measured without what only the file holds.
+        curve = curve.grown(summary.file_bytes - curve.chosen.bytes)
+    if options.curve is not None and curve is not None:
+        with output_file(options.curve, options.force) as file:
+            file.write(json.dumps(curve.to_dict(), indent=2).encode() + b"\n")
     sizes = sizes_of(summary.index, compressed.original_bytes, summary.file_bytes, time.perf_counter() - start)
     report = {
         "input": options.input,
