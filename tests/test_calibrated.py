@@ -264,3 +264,16 @@ def test_batch_norms_are_estimated_again_only_where_that_helps(net: Net, samples
     assert again.curve.chosen.divergence <= plain.curve.chosen.divergence
     with pytest.raises(UsageError, match="reestimate needs fold=False"):
         Calibrate(reestimate=True)
+
+
+def test_without_data_one_step_serves_all_tensors_but_none_vanishes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scales = {"large": 2.0, "middle": 1.0, "tiny": 1e-3}
+    state = {name: scale * torch.randn(64, 64, generator=generator) for name, scale in scales.items()}
+    compressed = tersor.compress(state, max_bytes=4000)
+    assert 3960 <= size(compressed) <= 4000
+    steps = {entry.name: float(entry.tensor.scale.mean()) for entry in compressed.entries}  # type: ignore[union-attr]
+    assert steps["large"] == pytest.approx(steps["middle"], rel=0.1)
+    for name, value in compressed.state_dict().items():
+        agreement = torch.corrcoef(torch.stack([value.reshape(-1), state[name].reshape(-1)]))[0, 1]
+        assert agreement > 0.6

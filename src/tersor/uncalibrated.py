@@ -8,7 +8,7 @@ from torch import Tensor
 from tersor.allocation import Curve, Point, meet_size
 from tersor.allocation.estimate import LayerSample, estimated_bytes
 from tersor.calibrated import Trial, file_bytes
-from tersor.calibration import Factor, LayerStatistics, Layout, RowSteps, dependent_uniform, loss_steps, snap
+from tersor.calibration import Factor, LayerStatistics, Layout, dependent_uniform, loss_steps, snap
 from tersor.calibration.steps import TRELLIS_FACTOR
 from tersor.container.writer import Entry
 from tersor.entries import represent
@@ -22,8 +22,8 @@ from tersor.quantization import Cast, Lossless
 from tersor.recipe import TensorKey
 from tersor.tensors import CompressedTensor
 
-_EXPONENT = 0.5
-"""How far a tensor's step follows its own spread: 0 would be one step for all tensors, 1 equal bits for all."""
+_MOST = 1.5
+"""No step is larger than this times the root mean square of its tensor."""
 
 
 def compress_weights(
@@ -36,8 +36,9 @@ def compress_weights(
 ) -> CompressedModel:
     """The tensors of a checkpoint in a file of `target` bytes, to within 1 % below: weights on trellis-coded steps.
 
-    Without data every change of a weight counts the same, relative to a power of its tensor's spread. Vectors become
-    bfloat16; what is no float, or not finite, stays exact.
+    Without data every squared error of a weight counts the same, whatever its tensor (steps that follow the tensors'
+    spreads lost 2 to 5 times as many nats in ResNet-20 and EfficientNet-Lite0). Vectors become bfloat16; what is no
+    float, or not finite, stays exact.
     options: the trellis. Raises UsageError for a budget below what the rest takes.
     """
     options = options or Calibrate()
@@ -79,7 +80,9 @@ def _fit(
     if not _is_weight(info):
         return represent(info.name, value, Cast("bfloat16") if info.dtype == torch.float32 else Lossless())
     statistics, factor = _plain(value)
-    steps = _steps(value, factor, rate, options)
+    # A tensor of small numbers next to others must not vanish: networks scale what they multiply.
+    most = _MOST * (float(value.double().square().mean().sqrt()) or 1.0)
+    steps = snap(_steps(value, factor, rate, options).clamp(max=most))
     return dependent_uniform(value, statistics, factor, steps, options.trellis(), dtype=value.dtype, threads=threads)
 
 
@@ -98,12 +101,13 @@ def _plain(value: Tensor) -> tuple[LayerStatistics, Factor]:
     return statistics, Factor(None, torch.ones(1, length, dtype=torch.float64))
 
 
-def _steps(value: Tensor, factor: Factor, rate: float, options: Calibrate) -> RowSteps:
-    spread = float(value.double().square().mean()) or 1.0
-    weights = torch.full((1, matrix_shape(value.shape)[0]), spread**-_EXPONENT, dtype=torch.float64)
-    return snap(loss_steps(weights, factor, rate) * (TRELLIS_FACTOR if options.states > 1 else 1.0))
+def _steps(value: Tensor, factor: Factor, rate: float, options: Calibrate) -> Tensor:
+    """float64 (1, rows): one step for all tensors, which makes the squared error of all of them the least."""
+    rows = matrix_shape(value.shape)[0]
+    steps = loss_steps(torch.ones(1, rows, dtype=torch.float64), factor, rate)
+    return steps * (TRELLIS_FACTOR if options.states > 1 else 1.0)
 
 
 def _sample(value: Tensor, options: Calibrate) -> LayerSample:
-    steps = _steps(value, _plain(value)[1], 1.0, options).values().reshape(-1)
+    steps = _steps(value, _plain(value)[1], 1.0, options).reshape(-1)
     return LayerSample.of(value.reshape(matrix_shape(value.shape)), steps * (2 if options.states > 1 else 1))
