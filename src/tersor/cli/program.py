@@ -80,11 +80,13 @@ def _tune_memory(*, keep: bool) -> None:
           keep blocks of up to 32 MiB in each thread's arena after they are freed. Setting the threshold turns that off.
     """
     if platform.libc_ver()[0] == "glibc":
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+        trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # M_TRIM_THRESHOLD and so on of malloc.h
         malloc = ctypes.CDLL(None)
         malloc.mallopt(mmap_threshold, (32 if keep else 4) << 20)
         if keep:
             malloc.mallopt(trim_threshold, 1 << 30)
+            # Passes of a network that take turns in threads of their own would each keep what they have freed.
+            malloc.mallopt(arena_max, 1)
 
 
 def _show_warning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
