@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from tersor.calibration import Factor, LayerStatistics, factorize, output_error, reconstruct
+from tersor.calibration import Factor, factorize, output_error, reconstruct
 from tersor.calibration.feedback import as_matrices
-from tersor.posttraining.layer import quantize_layer
+from tersor.posttraining.layer import Layer, quantize_layer
 from tersor.posttraining.options import Calibrate
 from tersor.quantization import Binarize, Lossless, Palettize, Quantize, RepresentationConfig, Ternarize
 from tersor.tensors import CompressedTensor
@@ -25,62 +25,45 @@ Size = Callable[[CompressedTensor], int]
 
 
 def best_candidate(
-    weight: Tensor,
-    target: Tensor,
-    statistics: LayerStatistics,
-    weights: Tensor,
-    rate: float,
-    options: Calibrate,
-    size: Size,
-    threads: int | None = 1,
+    layer: Layer, rate: float, options: Calibrate, size: Size, threads: int | None = 1
 ) -> CompressedTensor:
-    """The candidate of least sum_r G_r e_r / 2 + rate * bits, e_r its `output_error` against `target`.
-
-    Arguments as `quantize_layer`; weights are the G_r.
-    """
+    """The candidate of least sum_r G_r e_r / 2 + rate * bits, e_r its `output_error` against the target."""
 
     def cost(tensor: CompressedTensor) -> float:
-        values = tensor.dequantize()
-        away = output_error(target, values, statistics)
-        return float((weights * away).sum()) / 2 + rate * 8 * size(tensor)
+        away = output_error(layer.target, tensor.dequantize(), layer.statistics)
+        return float((layer.rows * away).sum()) / 2 + rate * 8 * size(tensor)
 
-    found = list(candidates(weight, target, statistics, weights, rate, options, threads))
+    found = list(candidates(layer, rate, options, threads))
     return found[0] if len(found) == 1 else min(found, key=cost)
 
 
-def candidates(
-    weight: Tensor,
-    target: Tensor,
-    statistics: LayerStatistics,
-    weights: Tensor,
-    rate: float,
-    options: Calibrate,
-    threads: int | None = 1,
-) -> Iterator[CompressedTensor]:
-    """`weight` in each technique of `options`, with codes found by error feedback."""
+def candidates(layer: Layer, rate: float, options: Calibrate, threads: int | None = 1) -> Iterator[CompressedTensor]:
+    """The layer in each technique of `options`, with codes found by error feedback."""
+    statistics = layer.statistics
     for technique in options.techniques:
         if technique == "uniform":
-            yield quantize_layer(weight, target, statistics, weights, rate, options, threads=threads)
+            yield quantize_layer(layer, rate, options, threads=threads)
         elif technique == "sparse":
             factor = factorize(statistics, options.damping)
             for density in _DENSITIES:
-                mask = obs_mask(target, statistics, factor, weights, density)
-                yield quantize_layer(weight, target, statistics, weights, rate, options, mask=mask, threads=threads)
+                mask = obs_mask(layer, factor, density)
+                yield quantize_layer(layer, rate, options, mask=mask, threads=threads)
         elif technique == "lossless":
-            yield Lossless().fit(weight)
+            yield Lossless().fit(layer.weight)
         else:
-            values = statistics.layout.weight(as_matrices(target, statistics), statistics.shape).to(weight.dtype)
+            values = statistics.layout.weight(as_matrices(layer.target, statistics), statistics.shape)
             for representation in _representations(technique):
-                fitted = representation.fit(values, None)
-                yield reconstruct(target, fitted, statistics, options.damping)
+                fitted = representation.fit(values.to(layer.weight.dtype), None)
+                yield reconstruct(layer.target, fitted, statistics, options.damping)
 
 
-def obs_mask(target: Tensor, statistics: LayerStatistics, factor: Factor, weights: Tensor, density: float) -> Tensor:
+def obs_mask(layer: Layer, factor: Factor, density: float) -> Tensor:
     """bool of the weight's shape: the `density` of its entries whose loss would cost most.
 
     Removing w_j and making it good with the rest of the row costs G_r w_j^2 / (2 U_jj^2) (Hassibi and Stork 1993).
     """
-    saliency = as_matrices(target, statistics).square() * weights[..., None] * factor.precision()[:, None]
+    statistics = layer.statistics
+    saliency = as_matrices(layer.target, statistics).square() * layer.rows[..., None] * factor.precision()[:, None]
     kept = max(round(density * saliency.numel()), 1)
     chosen = torch.zeros(saliency.numel(), dtype=torch.bool)
     chosen[saliency.reshape(-1).topk(kept).indices] = True

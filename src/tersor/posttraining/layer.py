@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from tersor.calibration import LayerStatistics, RowSteps, Trellis, Trust, dependent_uniform, factorize, loss_steps, snap
@@ -11,26 +13,39 @@ from tersor.posttraining.options import Calibrate
 from tersor.tensors import Uniform
 
 
-def quantize_layer(
-    weight: Tensor,
-    target: Tensor,
-    statistics: LayerStatistics,
-    weights: Tensor,
-    rate: float,
-    options: Calibrate,
-    *,
-    mask: Tensor | None = None,
-    threads: int | None = 1,
-) -> Uniform:
-    """`weight` in codes that serve `target` best, those outside of `mask` pruned.
+@dataclass(frozen=True)
+class Layer:
+    """What is to be quantized, and for what.
 
+    weight:     of the original network.
     target:     what the layer should compute from the inputs of `statistics`: `weight`, or (G, R, N).
-    statistics: of the inputs that the layer gets. weights: `row_weights`, of the original network.
+    statistics: of the inputs that the layer gets.
+    rows:       G_r, float64 (G, R): `row_weights` of the original network.
     """
+
+    weight: Tensor
+    target: Tensor
+    statistics: LayerStatistics
+    rows: Tensor
+
+
+def quantize_layer(
+    layer: Layer, rate: float, options: Calibrate, *, mask: Tensor | None = None, threads: int | None = 1
+) -> Uniform:
+    """Codes that serve the layer's target best at `rate` nats a bit; weights outside of `mask` are pruned."""
+    statistics = layer.statistics
     factor = factorize(statistics, options.damping)
-    steps = row_steps(weights, factor, statistics, rate, options)
-    trellis = _trellis(statistics, options)
-    return dependent_uniform(target, statistics, factor, steps, trellis, mask=mask, dtype=weight.dtype, threads=threads)
+    steps = row_steps(layer.rows, factor, statistics, rate, options)
+    return dependent_uniform(
+        layer.target,
+        statistics,
+        factor,
+        steps,
+        _trellis(statistics, options),
+        mask=mask,
+        dtype=layer.weight.dtype,
+        threads=threads,
+    )
 
 
 def row_weights(statistics: LayerStatistics, floor: float, trust: Trust | None = None) -> Tensor:

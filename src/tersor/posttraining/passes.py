@@ -14,7 +14,7 @@ from tersor.calibration.lockstep import lockstep
 from tersor.calibration.pairs import TARGET_DAMPING, cross_validated_damping
 from tersor.container.writer import Entry, file_bytes
 from tersor.posttraining.candidates import best_candidate
-from tersor.posttraining.layer import by_rows, row_weights
+from tersor.posttraining.layer import Layer, by_rows, row_weights
 from tersor.posttraining.network import Network
 from tersor.posttraining.options import Calibrate
 from tersor.progress import Progress
@@ -92,7 +92,7 @@ def _layer(
     original = network.statistics[name]
     trust = network.trust[name]
     options = replace(options, damping=trust.damping)
-    weights = row_weights(by_rows(original), options.row_floor, trust)
+    rows = row_weights(by_rows(original), options.row_floor, trust)
     pair = functools.reduce(PairStatistics.merge, halves) if halves else None
     if pair is None:
         statistics, target = by_rows(original), weight
@@ -101,7 +101,7 @@ def _layer(
         if len(halves) == 2:
             damping = cross_validated_damping(weight, halves[0], halves[1], original.row_weights())
         statistics, target = pair.quantized, pair.target(weight, damping)
-    tensor = best_candidate(weight, target, statistics, weights, rate, options, _size, threads)
+    tensor = best_candidate(Layer(weight, target, statistics, rows), rate, options, _size, threads)
     found: dict[str, CompressedTensor] = {name: tensor}
     if options.correct and name in network.bias_of:
         values = tensor.dequantize()
