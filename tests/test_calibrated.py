@@ -134,7 +134,7 @@ def test_a_metric_limits_the_drop_in_few_calls(net: Net, samples: list[Tensor]) 
     curve = compressed.curve
     assert curve is not None and curve.chosen.metric is not None and curve.reference is not None
     assert curve.reference - curve.chosen.metric <= 0.01
-    assert len(calls) == len(curve.points) + 1 <= 7
+    assert len(calls) == len(curve.points) + 1 <= 9
     within = [p.bytes for p in curve.points if curve.reference - (p.metric or 0) <= 0.01]
     assert curve.chosen.bytes == min(within)
     assert curve.to_dict()["chosen"]["metric"] == curve.chosen.metric
@@ -164,6 +164,10 @@ def test_a_budget_below_the_floor_says_what_the_floor_is(net: Net, samples: list
         ({"max_bytes": 100, "bits": 4}, "max_bytes excludes"),
         ({"max_bytes": -1}, "must be a positive number"),
         ({"bits": 2.5}, "whole number"),
+        ({"options": FAST}, "options needs calibration"),
+        ({"calibration": [torch.zeros(2, 3, 8, 8)], "options": {"states": 1}}, "must be a tersor.Calibrate"),
+        ({"calibration": [torch.zeros(2, 3, 8, 8)], "evaluate": 3}, "must be a function"),
+        ({"calibration": [torch.zeros(2, 3, 8, 8)], "options": Calibrate(keep=("nothing.*",))}, "matches none"),
     ],
 )
 def test_contradictions_are_named(net: Net, arguments: dict, message: str) -> None:
@@ -277,3 +281,45 @@ def test_without_data_one_step_serves_all_tensors_but_none_vanishes() -> None:
     for name, value in compressed.state_dict().items():
         agreement = torch.corrcoef(torch.stack([value.reshape(-1), state[name].reshape(-1)]))[0, 1]
         assert agreement > 0.6
+
+
+@pytest.mark.parametrize("states", [1, 8])
+def test_generous_budgets_are_nearly_exact(net: Net, samples: list[Tensor], states: int) -> None:
+    errors = []
+    for target in (4000, 10**6):
+        for calibration in (samples, None):
+            options = replace(FAST, states=states)
+            errors.append(
+                error(net, tersor.compress(net, calibration=calibration, max_bytes=target, options=options), samples)
+            )
+    assert errors[2] < errors[0] and errors[2] < 1e-6 and errors[3] < 1e-4
+
+
+def test_small_drops_are_met_by_finer_steps(net: Net, samples: list[Tensor]) -> None:
+    def evaluate(model: nn.Module) -> float:
+        with torch.no_grad():
+            return -sum(float((model(x) - net(x)).abs().mean()) for x in samples)
+
+    for limit in (0.1, 1e-3):
+        curve = tersor.compress(net, calibration=samples, max_drop=limit, evaluate=evaluate, options=FAST).curve
+        assert curve is not None and curve.reference is not None and curve.chosen.metric is not None
+        assert limit / 4 < curve.reference - curve.chosen.metric <= limit
+
+
+def test_a_metric_that_changes_its_model_does_no_harm(net: Net, samples: list[Tensor]) -> None:
+    before = copy.deepcopy(net.state_dict())
+
+    def evaluate(model: nn.Module) -> float:
+        with torch.no_grad():
+            model.head.weight.zero_()  # type: ignore[union-attr,operator]
+        return 1.0
+
+    compressed = tersor.compress(net, calibration=samples, bits=8, evaluate=evaluate, options=FAST)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert error(net, compressed, samples) < 1e-2
+
+
+@pytest.mark.parametrize("option", ["keep", "techniques"])
+def test_one_text_is_no_tuple_of_texts(option: str) -> None:
+    with pytest.raises(UsageError, match=f"{option} must be a tuple"):
+        Calibrate(**{option: "uniform"})

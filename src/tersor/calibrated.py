@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -56,7 +57,7 @@ def compress_calibrated(
     samples:  batches, as `calibration.collect` takes them; kept in memory, since they are used again and again.
     budget:   None for 4 bits a weight. Sizes are met to within 1 % below.
     evaluate: a compressed copy of the model -> a metric, higher is better; needed for `max_drop`, where it is called
-              for each trial (6 at most) and once for the model itself. With other budgets it is called for the result.
+              for each trial (8 at most) and once for the model itself. With other budgets it is called for the result.
     work:     what it holds is not computed again, with the same result (see `work.identity_of`); None for nothing.
     threads:  None for one a CPU. The result does not depend on it.
 
@@ -64,6 +65,10 @@ def compress_calibrated(
     CalibrationError where samples do not fit the model or `evaluate` fails; errors of `collect`.
     """
     budget, options = budget or Budget(bits=DEFAULT_BITS), options or Calibrate()
+    if evaluate is not None and not callable(evaluate):
+        raise UsageError(f"evaluate must be a function of the model, got {evaluate!r}")
+    if not isinstance(options, Calibrate):
+        raise UsageError(f"options must be a tersor.Calibrate, got {options!r}")
     if budget.max_drop is not None and evaluate is None:
         raise UsageError("max_drop needs evaluate, a function of the model whose result may drop by that much")
     batched = [batch for batch, _ in batches(samples)]
@@ -118,7 +123,7 @@ class _Search:
 
     def __post_init__(self) -> None:
         if self.evaluate is not None:
-            self.reference = self._metric("original", self.model)
+            self.reference = self._metric("original", copy.deepcopy(self.model))
         self.network = prepare(self.model, self.samples, self.options, self.work, self.progress)
 
     def meet(self, target: int) -> Trial:
@@ -146,7 +151,7 @@ class _Search:
             least = min(reference - point.metric for point in self.points if point.metric is not None)
             raise UsageError(
                 f"no file found keeps the metric within {max_drop:g} of the original's {reference:g}; the closest lost "
-                f"{least:g}: allow more, or give more samples"
+                f"{least:g}: allow more"
             )
         return found
 
@@ -156,8 +161,8 @@ class _Search:
         if self.options.recover != "off":
             quantized = self._recovered(quantized)
         entries = finished(self.network, quantized, self.options)
-        metric = None if self.evaluate is None else self._metric(repr(rate), quantized.student)
         away = divergence(self.network.reference, quantized.student, self.samples, seed=self.options.seed)
+        metric = None if self.evaluate is None else self._metric(repr(rate), quantized.student)
         trial = Trial(entries, Point(rate, file_bytes(entries, self.threads), away, metric))
         self.points.append(trial.point)
         return trial

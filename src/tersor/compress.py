@@ -58,7 +58,8 @@ def compress(
     calibration: some hundred samples without labels, as batches: tensors (`model(batch)`), tuples or mappings.
     evaluate: a compressed copy of the model -> a metric, higher is better: what `max_drop` limits.
     options: how calibrated compression works.
-    work: a folder that keeps what was found, so that the same call goes on after an interruption.
+    work: a folder that keeps what was found, so that the same call goes on after an interruption. What `evaluate` gave
+        is kept, too: after a change of `evaluate` itself, name another folder.
     progress: called with (stage, done, total) while work that takes long goes on.
     threads: None for one a CPU. The result does not depend on it.
     Raises UsageError for contradicting options, patterns that match nothing or a budget that cannot be met, InputError
@@ -73,6 +74,8 @@ def compress(
     for name, value in (("max_drop", max_drop), ("evaluate", evaluate), ("work", work)):
         if value is not None:
             raise UsageError(f"{name} needs calibration: batches of samples for the model")
+    if options is not None and max_bytes is None:
+        raise UsageError("options needs calibration (batches of samples for the model) or max_bytes")
     if max_bytes is not None:
         if recipe is not None or lossless or bits is not None:
             raise UsageError("max_bytes excludes recipe, bits and lossless; give one of them")

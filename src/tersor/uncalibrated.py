@@ -17,6 +17,7 @@ from tersor.interop import Checkpoint, TensorInfo
 from tersor.layers import matrix_shape
 from tersor.model import CompressedModel
 from tersor.posttraining import Calibrate
+from tersor.posttraining.layer import MOST_STEPS
 from tersor.progress import Progress
 from tersor.quantization import Cast, Lossless
 from tersor.recipe import TensorKey
@@ -82,7 +83,8 @@ def _fit(
     statistics, factor = _plain(value)
     # A tensor of small numbers next to others must not vanish: networks scale what they multiply.
     most = _MOST * (float(value.double().square().mean().sqrt()) or 1.0)
-    steps = snap(_steps(value, factor, rate, options).clamp(max=most))
+    least = float(value.abs().max()) / MOST_STEPS
+    steps = snap(_steps(value, factor, rate, options).clamp(least, max(most, least)))
     return dependent_uniform(value, statistics, factor, steps, options.trellis(), dtype=value.dtype, threads=threads)
 
 

@@ -90,12 +90,12 @@ def least_size(
     start: float,
     max_drop: float,
     *,
-    attempts: int = 6,
+    attempts: int = 8,
 ) -> T | None:
     """The smallest trial found whose drop is at most `max_drop`; None if there was none.
 
-    Metrics of few samples are noisy, so that no root is polished: multipliers are stepped by a factor that halves (in
-    logarithm) once the limit lies between two of them.
+    Until the limit lies between two trials, drops are taken to be proportional to the multiplier; then the interval is
+    halved, in logarithm, until it is narrower than 15 %: metrics of few samples are noisy, so that no root is polished.
     """
     good, bad = 0.0, math.inf
     best: T | None = None
@@ -104,7 +104,8 @@ def least_size(
         if not _LOWEST < rate < _HIGHEST:
             break
         result = trial(rate)
-        if drop(result) <= max_drop:
+        lost = drop(result)
+        if lost <= max_drop:
             best = result if best is None or size(result) < size(best) else best
             good = max(good, rate)
         else:
@@ -113,6 +114,8 @@ def least_size(
             if bad / good < 1.15:
                 break
             rate = math.sqrt(good * bad)
+        elif good:
+            rate *= min(max(max_drop / lost, 2.0), 16.0) if lost > 0 else 16.0
         else:
-            rate = rate * 4 if good else rate / 4
+            rate /= min(max(lost / max_drop, 2.0), 256.0) if max_drop > 0 else 16.0
     return best

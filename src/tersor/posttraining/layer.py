@@ -8,9 +8,13 @@ from torch import Tensor
 
 from tersor.calibration import LayerStatistics, RowSteps, Trellis, Trust, dependent_uniform, factorize, loss_steps, snap
 from tersor.calibration.damping import Factor
+from tersor.calibration.feedback import as_matrices
 from tersor.calibration.steps import TRELLIS_FACTOR
 from tersor.posttraining.options import Calibrate
 from tersor.tensors import Uniform
+
+MOST_STEPS = 1 << 13
+"""Of the largest weight: codes are 16 bits wide, and feedback may move weights further out."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ def quantize_layer(
     """Codes that serve the layer's target best at `rate` nats a bit; weights outside of `mask` are pruned."""
     statistics = layer.statistics
     factor = factorize(statistics, options.damping)
-    steps = row_steps(layer.rows, factor, statistics, rate, options)
+    steps = row_steps(layer.rows, factor, statistics, rate, options, as_matrices(layer.target, statistics))
     return dependent_uniform(
         layer.target,
         statistics,
@@ -55,12 +59,21 @@ def row_weights(statistics: LayerStatistics, floor: float, trust: Trust | None =
 
 
 def row_steps(
-    weights: Tensor, factor: Factor, statistics: LayerStatistics, rate: float, options: Calibrate
+    weights: Tensor,
+    factor: Factor,
+    statistics: LayerStatistics,
+    rate: float,
+    options: Calibrate,
+    matrices: Tensor | None = None,
 ) -> RowSteps:
-    """The steps of a layer's rows at `rate` nats a bit."""
+    """The steps of a layer's rows at `rate` nats a bit; not finer than codes can count `matrices` (G, R, N) in."""
     exponent = 0.0 if statistics.layout.transposed else options.row_exponent
     steps = loss_steps(weights, factor, rate, exponent)
-    return snap(steps * TRELLIS_FACTOR if _trellis(statistics, options).states > 1 else steps)
+    if _trellis(statistics, options).states > 1:
+        steps = steps * TRELLIS_FACTOR
+    if matrices is not None:
+        steps = steps.maximum(matrices.abs().amax() / MOST_STEPS)
+    return snap(steps)
 
 
 def by_rows(statistics: LayerStatistics) -> LayerStatistics:

@@ -26,6 +26,7 @@ from tersor.calibration import (
 )
 from tersor.calibration.collect import collect, tell_unreached
 from tersor.calibration.targets import find_targets
+from tersor.errors import UsageError
 from tersor.posttraining.options import Calibrate
 from tersor.progress import Progress
 from tersor.work import Work
@@ -60,6 +61,7 @@ def prepare(
 ) -> Network:
     """Folds and calibrates a copy of `model`. Errors as `collect`."""
     report = progress or _silent
+    _check_patterns(model, options)
     report("folding", 0, 4)
     if options.fold:
         folded = fold_batch_norms(model, samples, seed=options.seed)
@@ -142,6 +144,13 @@ def _of_parameters(
 
 def _quantizable(parameter: torch.Tensor) -> bool:
     return parameter.is_floating_point() and parameter.dim() >= 2 and bool(torch.isfinite(parameter).all())
+
+
+def _check_patterns(model: nn.Module, options: Calibrate) -> None:
+    names = list(model.state_dict())
+    for pattern in options.keep:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(f"keep: the pattern {pattern!r} matches none of {len(names)} tensors; {names[0]!r} is one")
 
 
 def _kept(name: str, options: Calibrate) -> bool:

@@ -63,6 +63,10 @@ class Calibrate(Options):
         self.check_choice("recover", ("off", "floats", "codes"))
         if self.reestimate and self.fold:
             raise UsageError("calibrate: reestimate needs fold=False: folded batch norms have no moments left")
+        for option in ("techniques", "keep"):
+            value = getattr(self, option)
+            if isinstance(value, str) or not all(isinstance(part, str) for part in value):
+                raise UsageError(f"calibrate: {option} must be a tuple of texts, got {value!r}")
         for technique in self.techniques:
             if technique not in TECHNIQUES:
                 raise UsageError(f"calibrate: unknown technique {technique!r}; there are {', '.join(TECHNIQUES)}")
