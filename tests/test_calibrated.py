@@ -323,3 +323,13 @@ def test_a_metric_that_changes_its_model_does_no_harm(net: Net, samples: list[Te
 def test_one_text_is_no_tuple_of_texts(option: str) -> None:
     with pytest.raises(UsageError, match=f"{option} must be a tuple"):
         Calibrate(**{option: "uniform"})
+
+
+def test_values_are_no_logits(net: Net, samples: list[Tensor]) -> None:
+    """Shifting all logits alike costs nothing; shifting values does."""
+    found = {}
+    for outputs in ("auto", "logits", "values"):
+        compressed = tersor.compress(net, calibration=samples, bits=4, options=replace(FAST, outputs=outputs))
+        assert compressed.curve is not None
+        found[outputs] = compressed.curve.chosen.divergence
+    assert found["auto"] == found["logits"] < found["values"]

@@ -18,9 +18,12 @@ from tersor.calibration import (
     Trust,
     bias_of,
     cross_validate,
+    default_objective,
     execution_order,
+    fisher_projection,
     fold_batch_norms,
     merge,
+    random_projection,
     reference_outputs,
     vector_weights,
 )
@@ -30,6 +33,9 @@ from tersor.errors import UsageError
 from tersor.posttraining.options import Calibrate
 from tersor.progress import Progress
 from tersor.work import Work
+
+_OBJECTIVES = {"auto": default_objective, "logits": fisher_projection, "values": random_projection}
+_CLASSES = {"auto": None, "logits": True, "values": False}
 
 
 @dataclass(frozen=True)
@@ -82,9 +88,9 @@ def prepare(
         for name, parameter in own.named_parameters()
         if name not in statistics and parameter.is_floating_point() and not _kept(name, options)
     ]
-    vectors = vector_weights(own, samples, others, seed=options.seed)
+    vectors = vector_weights(own, samples, others, objective=_OBJECTIVES[options.outputs], seed=options.seed)
     report("noting outputs", 3, 4)
-    reference = reference_outputs(own, samples, seed=options.seed)
+    reference = reference_outputs(own, samples, classes=_CLASSES[options.outputs], seed=options.seed)
     return Network(own, samples, statistics, trust, paired, biases, vectors, reference)
 
 
@@ -96,7 +102,8 @@ def _halves(
     for index, part in enumerate((samples[::2], samples[1::2])):
         found = work.load_statistics(f"half {index}") if part else {}
         if found is None:
-            found = collect(model, part, fisher=True, seed=options.seed + index, unreached="ignore")
+            objective = _OBJECTIVES[options.outputs]
+            found = collect(model, part, fisher=objective, seed=options.seed + index, unreached="ignore")
             work.save_statistics(f"half {index}", found)
         halves.append(found)
     names = dict.fromkeys(target.names[local] for target in find_targets(model, None) for local in target.layouts)

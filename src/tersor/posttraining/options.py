@@ -32,6 +32,8 @@ class Calibrate(Options):
                   "uniform" (steps and trellis), "sparse" (pruned, too), "codebook", "int8", "ternary", "binary",
                   "lossless".
     keep:         patterns of names that stay exact.
+    outputs:      what the network gives: "logits" of classes, other "values" (embeddings, regression), or "auto":
+                  logits where the last dimension (of pictures the second) could be classes.
     seed:         of the random projections of the network's outputs.
     """
 
@@ -49,6 +51,7 @@ class Calibrate(Options):
     recover: str = "off"
     techniques: tuple[str, ...] = ("uniform",)
     keep: tuple[str, ...] = ()
+    outputs: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,6 +63,7 @@ class Calibrate(Options):
         self.check_flag("fold")
         self.check_flag("correct")
         self.check_flag("reestimate")
+        self.check_choice("outputs", ("auto", "logits", "values"))
         self.check_choice("recover", ("off", "floats", "codes"))
         if self.reestimate and self.fold:
             raise UsageError("calibrate: reestimate needs fold=False: folded batch norms have no moments left")
