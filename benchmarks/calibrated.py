@@ -27,6 +27,8 @@ from benchmarks import nnc
 from benchmarks.curves import Point, bytes_at, mean_curve
 from benchmarks.machine import write_results
 from benchmarks.networks import Judge, Network, networks
+from tersor.calibrated import sweep
+from tersor.model import CompressedModel
 
 DRAWS = 5
 DROPS = (0.5, 1.0)
@@ -76,7 +78,66 @@ def uniform(network: Network, seed: int, rates: Sequence[float]) -> list[tuple[f
     return results
 
 
+def calibrated(network: Network, seed: int, rates: Sequence[float]) -> list[tuple[float, bytes, nn.Module]]:
+    """tersor's calibrated compression. rates: nats of loss per bit."""
+    return _swept(network, seed, rates, tersor.Calibrate(seed=seed))
+
+
+def recovered(network: Network, seed: int, rates: Sequence[float]) -> list[tuple[float, bytes, nn.Module]]:
+    """The same, with codes trained on the calibration images."""
+    return _swept(network, seed, rates, tersor.Calibrate(seed=seed, recover="codes"))
+
+
+def plain(network: Network, seed: int, rates: Sequence[float]) -> list[tuple[float, bytes, nn.Module]]:
+    """Without any data. rates: bits a weight of the whole file."""
+    results = []
+    weights = sum(p.numel() for p in network.build().parameters())
+    for bits in rates:
+        model = network.build()
+        start = time.perf_counter()
+        compressed = tersor.compress(model, max_bytes=int(bits * weights / 8), threads=1)
+        results.append(_filed(compressed, model, start))
+    return results
+
+
+def _swept(
+    network: Network, seed: int, rates: Sequence[float], options: tersor.Calibrate
+) -> list[tuple[float, bytes, nn.Module]]:
+    results = []
+    start = time.perf_counter()
+    for trial in sweep(network.build(), network.calibration(seed), rates, options=options, threads=1):
+        results.append(_filed(CompressedModel(trial.entries), network.build(), start))
+        start = time.perf_counter()
+    return results
+
+
+def _filed(compressed: CompressedModel, model: nn.Module, start: float) -> tuple[float, bytes, nn.Module]:
+    """Seconds since `start`, the file, and `model` with what it holds."""
+    buffer = io.BytesIO()
+    tersor.save(compressed, buffer, threads=1)
+    seconds = time.perf_counter() - start
+    model.load_state_dict(tersor.load(buffer))
+    return seconds, buffer.getvalue(), model.eval()
+
+
+_RATES = {
+    "ResNet-20": (3e-7, 5e-7, 7.5e-7, 1.1e-6, 1.6e-6),
+    "ResNet-56": (6e-8, 1e-7, 1.6e-7, 2.5e-7, 4e-7),
+    "EfficientNet-Lite0": (6e-9, 1e-8, 2e-8, 4e-8, 8e-8),
+}
+
 MODES: dict[str, tuple[Ours, dict[str, Sequence[float]], int]] = {
+    "calibrated": (calibrated, _RATES, DRAWS),
+    "recovered": (recovered, {"ResNet-20": (3e-7, 5e-7, 7.5e-7, 1.1e-6, 1.6e-6)}, 3),
+    "plain": (
+        plain,
+        {
+            "ResNet-20": (2.4, 2.7, 3, 3.4, 4),
+            "ResNet-56": (2.0, 2.3, 2.6, 3, 3.5),
+            "EfficientNet-Lite0": (4.0, 4.5, 5, 5.5, 6),
+        },
+        1,
+    ),
     "uniform": (uniform, {"EfficientNet-Lite0": (3, 4, 5, 6, 8), "ResNet-20": (2, 3, 4, 5, 6)}, 1),
 }
 """By name: the function, its rates by network (fine to cover drops of 0.1 to 2 points), and the number of draws."""

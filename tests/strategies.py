@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tersor.layers import matrix_shape
+from tersor.octaves import steps_of_multipliers
 from tersor.tensors import Binary, Codebook, CompressedTensor, Dense, Patched, SignedZeros, Ternary, Uniform
+from tests.twins.trellis_path import from_indices
 
 DTYPES = [
     torch.float32,
@@ -79,8 +81,40 @@ def signed_zeros(draw: st.DrawFn) -> SignedZeros:
     base = draw(plain_tensors().filter(lambda tensor: tensor.dtype.is_floating_point))
     generator = torch.Generator().manual_seed(draw(seeds))
     mask = torch.rand(base.shape, generator=generator) < draw(st.sampled_from([0.0, 0.2, 0.9, 1.0]))
+    if isinstance(base, Uniform) and base.trellis > 1:
+        mask = torch.ones_like(mask) if base.mask is None else base.mask  # what the path was made for
     negative = torch.rand(matrix_shape(base.shape), generator=generator) < 0.5
     return SignedZeros(base.shape, base.dtype, mask, replace(base, mask=mask), negative)
+
+
+@st.composite
+def paths(
+    draw: st.DrawFn, shape: torch.Size, dtype: torch.dtype, mask: Tensor | None, generator: torch.Generator
+) -> Uniform:
+    """A `Uniform` whose codes are a path through a trellis, or whose steps have a base, or both."""
+    rows, length = matrix_shape(shape)
+    states = draw(st.sampled_from([1, 4, 8]))
+    bits = draw(st.integers(1, 16))
+    most = 1 << max(bits - 2, 0)
+    indices = torch.randint(-most, most + 1, (rows, length), generator=generator)
+    indices *= torch.rand(rows, length, generator=generator) < draw(st.sampled_from([0.3, 1.0]))
+    kept = None if mask is None else mask.reshape(rows, length).numpy()
+    codes = torch.from_numpy(from_indices(indices.numpy(), states, kept)).reshape(shape)
+    low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+    bits = max(high.bit_length(), (-low - 1).bit_length() if low < 0 else 0, bits - 1, 0) + 1
+    codes = codes.to(torch.int8 if bits <= 8 else torch.int16)
+    by_row = draw(st.booleans()) and length > 0
+    size, group = ((rows, 1), length) if by_row else ((1, 1), 0)
+    if states > 1 and draw(st.booleans()):
+        scale = torch.randn(size, generator=generator)
+        return Uniform(shape, dtype, mask, bits, codes, scale, None, group, trellis=states)
+    base = torch.rand((1, 1), generator=generator).to(torch.bfloat16)
+    wide = draw(st.sampled_from([1, 5, 128]))
+    multipliers = torch.randint(-wide, wide, size, generator=generator).to(torch.int8) if by_row else None
+    scale = steps_of_multipliers(base, torch.zeros(1, 1) if multipliers is None else multipliers)
+    return Uniform(
+        shape, dtype, mask, bits, codes, scale, None, group, trellis=states, base=base, multipliers=multipliers
+    )
 
 
 @st.composite
@@ -113,6 +147,8 @@ def plain_tensors(draw: st.DrawFn) -> CompressedTensor:
             book = random_bits(book.shape, dtype, seed)
             book = torch.nan_to_num(book, 0.0, 1.0, -1.0) if dtype in FLOATS else book  # others compare them
         return Codebook(shape, dtype, mask, bits, integers(0, centroids, shape, torch.uint8), book)
+    if kind is Uniform and draw(st.booleans()):
+        return draw(paths(shape, dtype, mask, generator))
     if kind is Uniform:
         bits = draw(st.integers(1, 16))
         group = draw(st.sampled_from([0, max(length, 1), 1, 2, 3]))

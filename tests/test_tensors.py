@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,25 @@ def test_a_grid_has_a_zero_point_or_an_offset():
     codes, step = torch.zeros(2, dtype=torch.int8), torch.ones(1, 1)
     with pytest.raises(ValueError, match="not two of them"):
         Uniform(codes.shape, torch.float32, None, 4, codes, step, step.to(torch.int32), 2, step)
+
+
+def test_a_trellis_or_a_base_is_of_a_symmetric_grid():
+    codes, step, base = torch.zeros(2, 4, dtype=torch.int8), torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bfloat16)
+    grid = (codes.shape, torch.float32, None, 4, codes, step, None, 0)
+    multipliers = torch.zeros(2, 1, dtype=torch.int8)
+    for wrong in ({"trellis": 2}, {"multipliers": multipliers}, {"base": base, "multipliers": multipliers}):
+        with pytest.raises(ValueError, match=r"trellis|multipliers"):
+            Uniform(*grid, **wrong)
+    for wrong in (
+        {"signed_zero": True},
+        {"offset": step},
+        {"high": base},
+        {"group_size": 2, "scale": torch.ones(2, 2)},
+    ):
+        for what in ({"trellis": 8}, {"base": base}):
+            with pytest.raises(ValueError, match="symmetric"):
+                replace(Uniform(*grid), **what, **wrong)
+    assert torch.equal(Uniform(*grid, trellis=8, base=base).dequantize(), Uniform(*grid).dequantize())
 
 
 def test_a_mask_must_fit():

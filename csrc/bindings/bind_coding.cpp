@@ -20,6 +20,7 @@
 #include "coding/rans.hpp"
 #include "coding/register_rans.hpp"
 #include "coding/static_coders.hpp"
+#include "coding/trellis_path.hpp"
 
 namespace nb = nanobind;
 
@@ -177,10 +178,16 @@ std::pair<int, nb::bytes> encode_static(const ArrayIn& symbols, unsigned bits, b
     return {static_cast<int>(method), std::move(blob)};
 }
 
-Neighbourhood neighbourhood(std::size_t row_length, std::size_t kernel) {
+unsigned checked_states(unsigned states) {
+    if (states != 1 && states != 4 && states != 8)
+        throw std::invalid_argument("a trellis has 1, 4 or 8 states");
+    return states;
+}
+
+Neighbourhood neighbourhood(std::size_t row_length, std::size_t kernel, unsigned states = 1) {
     if (row_length < 1 || kernel < 1)
         throw std::invalid_argument("an empty geometry has no symbols");
-    return {row_length, kernel};
+    return {row_length, kernel, checked_states(states)};
 }
 
 std::size_t checked_slot(std::size_t slot) {
@@ -200,8 +207,8 @@ std::span<const std::uint8_t> checked_kept(const Kept& kept, std::size_t count) 
 
 nb::bytes encode_adaptive(const ArrayIn& symbols, unsigned bits, std::size_t row_length,
                           std::size_t kernel, std::size_t slot, CodingState& state,
-                          const Kept& kept) {
-    const Neighbourhood near = neighbourhood(row_length, kernel);
+                          const Kept& kept, unsigned states) {
+    const Neighbourhood near = neighbourhood(row_length, kernel, states);
     checked_slot(slot);
     const auto mask = checked_kept(kept, symbols.size());
     return encode_with(symbols, bits, [&](auto in, SymbolKind kind) {
@@ -210,13 +217,51 @@ nb::bytes encode_adaptive(const ArrayIn& symbols, unsigned bits, std::size_t row
 }
 
 bool decode_adaptive(const Blob& blob, const ArrayOut& out, unsigned bits, std::size_t row_length,
-                     std::size_t kernel, std::size_t slot, CodingState& state, const Kept& kept) {
-    const Neighbourhood near = neighbourhood(row_length, kernel);
+                     std::size_t kernel, std::size_t slot, CodingState& state, const Kept& kept,
+                     unsigned states) {
+    const Neighbourhood near = neighbourhood(row_length, kernel, states);
     checked_slot(slot);
     const auto mask = checked_kept(kept, out.size());
     const nb::gil_scoped_release release;
     return with_symbols(out, bits, [&](auto symbols, SymbolKind kind) {
         return adaptive_decode(view(blob), symbols, kind, near, slot, mask, state);
+    });
+}
+
+// Calls work(span, kind) with signed symbols.
+template <typename Array, typename Work>
+auto with_signed(const Array& symbols, Work work) {
+    if (symbols.dtype() == nb::dtype<std::int8_t>()) return work(span_of<std::int8_t>(symbols));
+    if (symbols.dtype() != nb::dtype<std::int16_t>())
+        throw std::invalid_argument("codes of a trellis must be int8 or int16");
+    return work(span_of<std::int16_t>(symbols));
+}
+
+// The position of the first code that is not on the path, or None.
+std::optional<std::size_t> trellis_to_indices(const ArrayIn& codes, const ArrayOut& indices,
+                                              std::size_t row_length, unsigned states,
+                                              const Kept& kept) {
+    checked_states(states);
+    if (indices.dtype() != codes.dtype() || indices.size() != codes.size() || row_length < 1)
+        throw std::invalid_argument("indices must be of the dtype and size of codes, in rows");
+    const auto mask = checked_kept(kept, codes.size());
+    const nb::gil_scoped_release release;
+    return with_signed(codes, [&](auto in) {
+        using T = std::remove_const_t<typename decltype(in)::element_type>;
+        return trellis_indices<T>(in, row_length, states, mask, span_of<T>(indices));
+    });
+}
+
+bool trellis_to_codes(const ArrayOut& indices, std::size_t row_length, unsigned states,
+                      unsigned bits, const Kept& kept) {
+    checked_states(states);
+    if (bits < 1 || bits > indices.dtype().bits || row_length < 1)
+        throw std::invalid_argument("bits do not fit the codes' dtype");
+    const auto mask = checked_kept(kept, indices.size());
+    const nb::gil_scoped_release release;
+    return with_signed(indices, [&](auto symbols) {
+        using T = typename decltype(symbols)::element_type;
+        return trellis_codes<T>(symbols, row_length, states, bits, mask);
     });
 }
 
@@ -342,10 +387,14 @@ void bind_coding(nb::module_& m) {
         .def("copy", [](const CodingState& state) { return CodingState(state); });
     m.def("encode_adaptive", &encode_adaptive, nb::arg("symbols"), nb::arg("bits"),
           nb::arg("row_length"), nb::arg("kernel"), nb::arg("slot"), nb::arg("state"),
-          nb::arg("kept") = nb::none());
+          nb::arg("kept") = nb::none(), nb::arg("states") = 1);
     m.def("decode_adaptive", &decode_adaptive, nb::arg("blob"), nb::arg("out"), nb::arg("bits"),
           nb::arg("row_length"), nb::arg("kernel"), nb::arg("slot"), nb::arg("state"),
-          nb::arg("kept") = nb::none());
+          nb::arg("kept") = nb::none(), nb::arg("states") = 1);
+    m.def("trellis_indices", &trellis_to_indices, nb::arg("codes"), nb::arg("indices"),
+          nb::arg("row_length"), nb::arg("states"), nb::arg("kept") = nb::none());
+    m.def("trellis_codes", &trellis_to_codes, nb::arg("indices"), nb::arg("row_length"),
+          nb::arg("states"), nb::arg("bits"), nb::arg("kept") = nb::none());
     m.def("encode_mask", &encode_mask, nb::arg("mask"), nb::arg("row_length"), nb::arg("kernel"),
           nb::arg("state"));
     m.def("decode_mask", &decode_mask, nb::arg("blob"), nb::arg("out"), nb::arg("row_length"),

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "calibration/trellis_states.hpp"
+#include "coding/trellis_states.hpp"
 #include "cpu.hpp"
 
 namespace tersor {
@@ -305,10 +305,7 @@ struct Avx2 {
 template <class Kernels>
 void run_rows(const TrellisRows& weight, const TrellisSearch& search, size_t begin, size_t end,
               int16_t* codes, double* costs) {
-    const std::span<const TrellisState> states = search.states == 1 ? std::span(kTrellis1)
-                                                 : search.states == 4
-                                                     ? std::span(kTrellis4)
-                                                     : std::span<const TrellisState>(kTrellis8);
+    const std::span<const TrellisState> states = trellis_machine(search.states);
     RowSearch rows(weight, search, states);
     for (size_t row = begin; row < end; ++row) {
         costs[row] = rows.run<Kernels>(row, codes + row * weight.length);

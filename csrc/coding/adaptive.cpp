@@ -1,6 +1,7 @@
 #include "coding/adaptive.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "coding/binary_arithmetic.hpp"
 #include "coding/row_history.hpp"
 #include "coding/tensor_head.hpp"
+#include "coding/trellis_path.hpp"
 #include "cpu.hpp"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -21,7 +23,9 @@ namespace {
 
 constexpr unsigned kMaxUnsignedBits = 8;
 
-// A stream of values, the distances of symbols from the centre, while it is walked over.
+// A stream of values, the distances of symbols from the centre, while it is walked over. Where
+// values are indices of a trellis, what is remembered of them and predicted from that are their
+// codes, which are about twice as large.
 template <typename Coder>
 class WeightWalk {
   public:
@@ -33,6 +37,7 @@ class WeightWalk {
           scales_(model.scale, shape),
           leanings_(shape.kernel > 1 ? 0 : shape.row_length()),
           history_(shape),
+          path_(shape.states),
           place_(Place::start(shape)) {
         scales_.start_row();
     }
@@ -48,29 +53,38 @@ class WeightWalk {
         const Magnitudes near = history_.magnitudes_near(place_);
         const Scale scale = scales_.predict(place_, near);
         ValuePrediction predicted{};
-        if (shape_.kernel > 1) predicted = predict_value(model_.value, place_, before, scale.mean);
+        const bool halves = path_.is_doubled();
+        if (shape_.kernel > 1)
+            predicted = predict_value(model_.value, place_, before, scale.mean << halves);
+        const std::int32_t expected = predicted.value >> halves;
         const std::int32_t centre =
-            head_.is_spiked ? 0 : std::clamp((predicted.value + 128) >> 8, head_.least, head_.most);
+            head_.is_spiked ? 0 : std::clamp((expected + 128) >> 8, head_.least, head_.most);
         Signs signs = history_.signs_near(place_);
         if (shape_.kernel == 1) signs.column = leanings_.level(place_.column);
-        const Outlook now = outlook_of(scale, predicted.value - centre * 256);
+        const Outlook now = outlook_of(scale, expected - centre * 256, grid_state());
         const std::int32_t residual =
             model_.code(coder_, place_, near, signs, now,
                         {head_.least - centre, head_.most - centre}, value - centre);
-        const auto size = static_cast<std::uint32_t>(residual < 0 ? -residual : residual);
         value = residual + centre;
-        scales_.learn(place_, scale, size);
+        const std::int32_t number = path_.code(value);
+        const auto magnitude = static_cast<std::uint32_t>(std::abs(number - path_.code(centre)));
+        scales_.learn(place_, scale, magnitude);
         if (shape_.kernel > 1) {
-            learn_value(model_.value, place_, before, predicted, value);
+            learn_value(model_.value, place_, before, predicted, number);
         } else {
-            leanings_.learn(place_.column, value);
+            leanings_.learn(place_.column, number);
         }
-        history_.put(place_, value, size);
+        history_.put(place_, number, magnitude);
+        path_.advance(value);
         return value;
     }
 
     // Goes on without coding: the position counts as the centre.
-    void skip() noexcept { history_.put(place_, 0, 0); }
+    void skip_pruned() noexcept { history_.put(place_, 0, 0); }
+    void skip_dead() noexcept {
+        history_.put(place_, 0, 0);
+        path_.advance(0);
+    }
 
     void advance() {
         place_.advance(shape_);
@@ -78,10 +92,13 @@ class WeightWalk {
         place_ = Place::start(shape_);
         ++row_;
         scales_.start_row();
+        path_.start_row();
         history_.next_row();
     }
 
   private:
+    GridState grid_state() const noexcept { return {shape_.states, path_.state(), path_.is_odd()}; }
+
     Coder& coder_;
     WeightModel& model_;
     const TensorShape& shape_;
@@ -89,6 +106,7 @@ class WeightWalk {
     ScalePredictor scales_;
     ColumnLeanings leanings_;
     RowHistory history_;
+    TrellisPath path_;
     Place place_;
     std::size_t row_ = 0;
 };
@@ -102,9 +120,9 @@ bool walk_plainly(Coder& coder, WeightModel& model, std::size_t count, const Ten
     WeightWalk<Coder> walker(coder, model, shape, head);
     for (std::size_t i = 0; i < count; ++i, walker.advance()) {
         if (!kept.empty() && kept[i] == 0) {
-            walker.skip();
+            walker.skip_pruned();
         } else if (walker.is_dead()) {
-            walker.skip();
+            walker.skip_dead();
             store(i, 0);
         } else {
             const std::int32_t value = walker.code(value_at(i));
@@ -163,8 +181,15 @@ std::int32_t commonest(std::span<const T> symbols, std::span<const std::uint8_t>
                                      counts.begin());
 }
 
-WeightModel& model_of(CodingState& state, SymbolKind kind, std::size_t slot) {
-    return state.model(kind.offset != 0 ? CodingState::kSigned : slot);
+WeightModel& model_of(CodingState& state, SymbolKind kind, Neighbourhood near, std::size_t slot) {
+    if (kind.offset == 0) return state.model(slot);
+    if (near.states == 1) return state.model(CodingState::kSigned);
+    return state.model(near.states == 4 ? CodingState::kTrellis4 : CodingState::kTrellis8);
+}
+
+// Unsigned symbols are of no trellis.
+TensorShape shape_of(SymbolKind kind, Neighbourhood near) {
+    return TensorShape::of(near.row_length, near.kernel, kind.offset == 0 ? 1 : near.states);
 }
 
 template <typename T>
@@ -177,7 +202,7 @@ Bytes encode_in(WeightModel& model, std::span<const T> symbols, SymbolKind kind,
         code_number(coder, model, kind.bits, static_cast<std::uint32_t>(centred.centre));
     }
     const auto value_at = [&](std::size_t i) { return centred.value(symbols[i]); };
-    const TensorShape shape = TensorShape::of(near.row_length, near.kernel);
+    const TensorShape shape = shape_of(kind, near);
     TensorHead head = describe(symbols.size(), shape, kept, value_at);
     head.least = centred.least();
     head.most = centred.most();
@@ -194,7 +219,7 @@ bool decode_in(WeightModel& model, ByteView blob, std::span<T> symbols, SymbolKi
     if (!centred.is_signed()) {
         centred.centre = static_cast<std::int32_t>(code_number(coder, model, kind.bits, 0));
     }
-    const TensorShape shape = TensorShape::of(near.row_length, near.kernel);
+    const TensorShape shape = shape_of(kind, near);
     TensorHead head = blank_head(symbols.size(), shape);
     head.least = centred.least();
     head.most = centred.most();
@@ -213,7 +238,7 @@ bool decode_in(WeightModel& model, ByteView blob, std::span<T> symbols, SymbolKi
 WeightModel& CodingState::model(std::size_t slot) {
     std::shared_ptr<WeightModel>& model = models_[slot];
     if (!model) {
-        model = std::make_shared<WeightModel>();
+        model = std::make_shared<WeightModel>(slot == kTrellis4 ? 4u : slot == kTrellis8 ? 8u : 1u);
     } else if (model.use_count() > 1) {
         model = std::make_shared<WeightModel>(*model);
     }
@@ -223,14 +248,14 @@ WeightModel& CodingState::model(std::size_t slot) {
 template <typename T>
 Bytes adaptive_encode(std::span<const T> symbols, SymbolKind kind, Neighbourhood near,
                       std::size_t slot, std::span<const std::uint8_t> kept, CodingState& state) {
-    return encode_in(model_of(state, kind, slot), symbols, kind, near, kept);
+    return encode_in(model_of(state, kind, near, slot), symbols, kind, near, kept);
 }
 
 template <typename T>
 bool adaptive_decode(ByteView blob, std::span<T> symbols, SymbolKind kind, Neighbourhood near,
                      std::size_t slot, std::span<const std::uint8_t> kept, CodingState& state) {
     if (kind.offset == 0 && kind.bits > kMaxUnsignedBits) return false;
-    return decode_in(model_of(state, kind, slot), blob, symbols, kind, near, kept);
+    return decode_in(model_of(state, kind, near, slot), blob, symbols, kind, near, kept);
 }
 
 Bytes mask_encode(std::span<const std::uint8_t> mask, Neighbourhood near, CodingState& state) {

@@ -24,25 +24,29 @@
 namespace tersor {
 
 // Where neighbours are: the element above is `row_length` back, the same kernel position of the
-// previous channel `kernel` back. Both at least 1.
+// previous channel `kernel` back. Both at least 1. `states`: of the trellis whose indices the
+// symbols are (coding/trellis_path.hpp), which are signed then; 1 for symbols as they are.
 struct Neighbourhood {
     std::size_t row_length;
     std::size_t kernel;
+    unsigned states = 1;
 };
 
-// What has been learned, by kind of stream: signed symbols, masks, and unsigned symbols of the slot
-// that the caller chooses. Models are made when first used; a copy shares them until one of both
-// learns more.
+// What has been learned, by kind of stream: signed symbols, masks, indices of trellises of 4 and of
+// 8 states, and unsigned symbols of the slot that the caller chooses. Models are made when first
+// used; a copy shares them until one of both learns more.
 class CodingState {
   public:
     static constexpr std::size_t kSlots = 32;
     static constexpr std::size_t kSigned = kSlots;
     static constexpr std::size_t kMask = kSlots + 1;
+    static constexpr std::size_t kTrellis4 = kSlots + 2;
+    static constexpr std::size_t kTrellis8 = kSlots + 3;
 
     WeightModel& model(std::size_t slot);
 
   private:
-    std::array<std::shared_ptr<WeightModel>, kSlots + 2> models_;
+    std::array<std::shared_ptr<WeightModel>, kSlots + 4> models_;
 };
 
 // Encodes symbols within the range of `kind`, unsigned ones of at most 8 bits. `slot` < kSlots

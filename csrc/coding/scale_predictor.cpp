@@ -13,7 +13,8 @@ ScalePredictor::ScalePredictor(ScaleWeights& weights, const TensorShape& shape)
     : weights_(weights),
       tensor_{weights.tensor, 0},
       columns_(shape.row_length()),
-      width_(shape.width) {
+      width_(shape.width),
+      point_(shape.states > 1 ? 11 : 12) {
     if (shape.kernel > 1) {
         channels_.resize(shape.channels);
         positions_.resize(shape.kernel);

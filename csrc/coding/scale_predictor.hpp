@@ -9,6 +9,9 @@
 // s / (1 + s) (a running mean of log-ratios), the weights w and v by gradient descent. The weights
 // are handed on from tensor to tensor, one set for each class of kernels and kernel position.
 //
+// Where there is a trellis, magnitudes are those of codes, not of indices, and s is of their
+// halves: as large as an index, but the same for both grids.
+//
 // Units: logarithms in 2^-12 (see fixed_log.hpp), magnitudes in 2^-12, weights in 2^-16.
 #pragma once
 
@@ -83,6 +86,7 @@ class ScalePredictor {
     std::vector<Factor> channels_;
     std::vector<Factor> positions_;
     std::size_t width_;
+    unsigned point_;  // a magnitude of 1 is 2^point
     std::size_t rows_ = 0;
     std::array<std::int32_t, ScaleWeights::kInputs> inputs_{};  // of the last prediction
 };
@@ -120,10 +124,9 @@ inline const int kOfOne = fixed_log2(8 + 4);
 inline const int kOfThree = fixed_log2(8 + 4 * 3);
 
 // log2 of (8 expected + 4 seen) / ((8 + 4 count) expected), the logarithm of 8 + 4 count given.
-inline int evidence(std::int64_t expected, int log_expected, std::uint32_t seen,
+inline int evidence(std::int64_t expected, int log_expected, std::uint64_t seen,
                     int log_weight) noexcept {
-    const std::uint64_t sum = kPriorWeight * static_cast<std::uint64_t>(expected) +
-                              (static_cast<std::uint64_t>(seen) << 14);
+    const std::uint64_t sum = kPriorWeight * static_cast<std::uint64_t>(expected) + 4 * seen;
     return fixed_log2(sum) - log_expected - log_weight;
 }
 
@@ -150,7 +153,8 @@ inline Scale ScalePredictor::predict(const Place& place, const Magnitudes& near)
     const int log_expected = fixed_log2(static_cast<std::uint64_t>(expected));
 
     const auto nearby = [&](bool there, std::uint32_t seen, int log_weight) {
-        return there ? evidence(expected, log_expected, seen, log_weight) : 0;
+        const std::uint64_t magnitude = static_cast<std::uint64_t>(seen) << point_;
+        return there ? evidence(expected, log_expected, magnitude, log_weight) : 0;
     };
     x[4] = nearby(place.column > 1, 2 * near.left + near.left2, kOfThree);
     x[5] = nearby(rows_ > 2, 2 * near.up + near.up2, kOfThree);
@@ -186,7 +190,7 @@ inline void ScalePredictor::learn(const Place& place, const Scale& scale,
                                   std::uint32_t magnitude) noexcept {
     using namespace scale_detail;
     // From 1 / (1 + s) come the score and the information.
-    const std::int64_t error = (static_cast<std::int64_t>(magnitude) << 12) - scale.mean;
+    const std::int64_t error = (static_cast<std::int64_t>(magnitude) << point_) - scale.mean;
     const std::int64_t score = std::clamp(error * scale.inverse >> 24, -kMostScore, kMostScore);
     const auto information = static_cast<std::int32_t>(256 - (scale.inverse >> 16));
 

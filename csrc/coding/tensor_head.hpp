@@ -73,7 +73,9 @@ TensorHead describe(std::size_t count, const TensorShape& shape, std::span<const
         row_lives[row] |= value != 0;
         channel_lives[channel] |= value != 0;
     });
-    head.is_spiked = zeros + (count - coded) > kSpike * ones;
+    // Predictions pay for indices of a trellis once few of them are small.
+    head.is_spiked = shape.states > 1 ? 2 * (zeros + ones + (count - coded)) > count
+                                      : zeros + (count - coded) > kSpike * ones;
     std::size_t in_rows = 0, in_channels = 0, outside = 0, zeros_outside = 0;
     each([&](std::int32_t value, std::size_t row, std::size_t channel) {
         const bool row_lives_on = row_lives[row] != 0,

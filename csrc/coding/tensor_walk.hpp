@@ -18,15 +18,18 @@ struct TensorShape {
     std::size_t kernel;
     std::size_t width;  // of a square kernel, else 0
     std::size_t kind;   // below kKernelKinds
+    unsigned states;    // of the trellis whose indices the symbols are; 1 for none
 
     std::size_t row_length() const noexcept { return channels * kernel; }
 
     // A row that is not made of whole kernels has one kernel position.
-    static TensorShape of(std::size_t row_length, std::size_t kernel) noexcept {
+    static TensorShape of(std::size_t row_length, std::size_t kernel,
+                          unsigned states = 1) noexcept {
         if (row_length % kernel != 0) kernel = 1;
         std::size_t width = 2;
         while (width * width < kernel && width < 16) ++width;
-        TensorShape shape{row_length / kernel, kernel, width * width == kernel ? width : 0, 3};
+        TensorShape shape{row_length / kernel, kernel, width * width == kernel ? width : 0, 3,
+                          states};
         if (kernel <= 9) shape.kind = 2;
         if (shape.channels == 1) shape.kind = 1;
         if (kernel == 1) shape.kind = 0;

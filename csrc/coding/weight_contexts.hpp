@@ -25,6 +25,13 @@ inline std::size_t level(std::uint32_t sum) noexcept {
     return std::min<std::size_t>(static_cast<std::size_t>(2 * top) + (sum >> (top - 1) & 1), 15);
 }
 
+// Where a path through a trellis is; without one it is in the even grid of one state.
+struct GridState {
+    unsigned states;
+    unsigned state;
+    unsigned odd;  // 1 where codes are odd or 0
+};
+
 // What is known when a size (the magnitude of a residual) is coded.
 struct Outlook {
     Scale scale;
@@ -32,14 +39,17 @@ struct Outlook {
     std::int32_t
         fraction;  // expected residual, in 2^-8: within half of a step, or any (no centring)
     int ratio;     // log2(|fraction| / s), if the fraction is not 0
+    GridState grid;
 };
 
-inline Outlook outlook_of(const Scale& scale, std::int32_t fraction) noexcept {
+inline Outlook outlook_of(const Scale& scale, std::int32_t fraction, GridState grid) noexcept {
     const auto size = static_cast<std::uint64_t>(fraction < 0 ? -fraction : fraction);
-    return {scale, scale_step(scale.log), fraction, fixed_log2(size + 1) - 8 * kLogOne - scale.log};
+    const int ratio = fixed_log2(size + 1) - 8 * kLogOne - scale.log;
+    return {scale, scale_step(scale.log), fraction, ratio, grid};
 }
 
-// Contexts of the decisions about a size. The ranges lie behind one another in one table.
+// Contexts of the decisions about a size. The ranges lie behind one another in one table; of a
+// trellis, each state has its own of the first three, each grid of the others.
 class SizeContexts {
   public:
     static constexpr std::size_t kCount = 5;
@@ -51,6 +61,11 @@ class SizeContexts {
     static constexpr std::size_t kClose =
         kFactors + 16 * 16 * 8;  // the kernel so far, or left x up
     static constexpr std::size_t kEnd = kClose + (4 * 16 + 64) * 16;
+
+    // Contexts of a model of trellises of so many states.
+    static constexpr std::size_t count(unsigned states) noexcept {
+        return states * kFactors + (states > 1 ? 2 : 1) * (kEnd - kFactors);
+    }
 
     std::array<std::size_t, kCount> at;
 
@@ -73,6 +88,11 @@ class SizeContexts {
             at[1] = kLean + static_cast<std::size_t>(lean) * 32 + (now.step >> 2);
             at[4] = kClose + (place.kind * 16 + level(near.kernel)) * 16 + (now.step >> 3);
         }
+        const std::size_t by_state = now.grid.state * kFactors;
+        const std::size_t by_grid =
+            (now.grid.states - 1) * kFactors + now.grid.odd * (kEnd - kFactors);
+        for (std::size_t i = 0; i < 3; ++i) at[i] += by_state;
+        for (std::size_t i = 3; i < kCount; ++i) at[i] += by_grid;
     }
 
   private:

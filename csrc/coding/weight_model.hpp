@@ -39,7 +39,8 @@ class WeightModel {
     }
     static constexpr std::size_t kHeads = 256 + 6;
 
-    WeightModel();
+    // `states`: of the trellis whose indices are coded; 1 for none.
+    explicit WeightModel(unsigned states);
 
     // Codes a residual within `range` (when decoding: any). A decoded one may be out of range.
     template <typename Coder>
@@ -51,6 +52,8 @@ class WeightModel {
     std::array<Counter, kHeads> heads;  // of what is said once a tensor
 
   private:
+    // What sizes are expected in each scale step, into `nodes` (kScaleSteps x kSizeNodes).
+    void expect_sizes(Counter* nodes, bool odd);
     template <typename Coder>
     std::uint32_t code_size(Coder& coder, const Place& place, const Magnitudes& near,
                             const Outlook& now, std::uint32_t most, std::uint32_t size);

@@ -7,9 +7,12 @@ with tersor.open("model.tsr") as tensors: ...  # one at a time, or in parts
 """
 
 from tersor._version import __version__
+from tersor.allocation import Curve
 from tersor.compress import compress
+from tersor.diagnosis import Diagnosis, diagnose
 from tersor.errors import TersorError, TersorWarning
 from tersor.model import CompressedModel
+from tersor.posttraining import Calibrate
 from tersor.pruning import Prune
 from tersor.quantization import Binarize, Cast, FixedPoint, Lossless, Palettize, Quantize, Ternarize
 from tersor.recipe import Recipe, Rule
@@ -20,8 +23,11 @@ from tersor.streaming import TensorReader, open
 
 __all__ = [
     "Binarize",
+    "Calibrate",
     "Cast",
     "CompressedModel",
+    "Curve",
+    "Diagnosis",
     "FixedPoint",
     "Lossless",
     "Palettize",
@@ -35,6 +41,7 @@ __all__ = [
     "TersorWarning",
     "__version__",
     "compress",
+    "diagnose",
     "inspect",
     "load",
     "open",

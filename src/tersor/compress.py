@@ -3,41 +3,46 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
-from tersor.centring import centred
+from tersor.allocation import Budget
+from tersor.calibrated import Evaluate, compress_calibrated
+from tersor.calibration.samples import batches
 from tersor.coding import CodingConfig
-from tersor.container.writer import Entry, Summary, write_tsr
-from tersor.disguise import Duplicates
-from tersor.ends import find_ends
-from tersor.errors import TersorWarning, UsageError
-from tersor.interop import Checkpoint, Grid, TensorInfo, from_state_dict, open_checkpoint
+from tersor.container.writer import Summary, write_tsr
+from tersor.entries import compressed_entries
+from tersor.errors import UsageError
+from tersor.interop import Checkpoint, from_state_dict, open_checkpoint
+from tersor.matching import left_for_tensors
 from tersor.model import CompressedModel
-from tersor.parallel import ordered_map, thread_pool
-from tersor.pruning import Prune
-from tersor.quantization import Lossless, NonFiniteError, Palettize, Quantize, RepresentationConfig
-from tersor.recipe import Recipe, Rule, TensorKey, Treatment
-from tersor.tensors import CompressedTensor, Uniform
-
-_MIN_BUDGET = 32 << 20  # bytes of source tensors in flight, whatever the largest tensor
-
-Progress = Callable[[str, int], None]  # name of the tensor that is done, its bytes
+from tersor.parallel import thread_pool
+from tersor.posttraining import Calibrate
+from tersor.progress import Progress
+from tersor.quantization import Quantize
+from tersor.recipe import Recipe, Rule
+from tersor.uncalibrated import compress_weights
+from tersor.work import Work, identity_of
 
 
 def compress(
     model: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str],
     recipe: Recipe | None = None,
     *,
-    bits: int | None = None,
+    bits: float | None = None,
+    max_bytes: int | None = None,
+    max_drop: float | None = None,
     lossless: bool = False,
+    calibration: Iterable[Any] | None = None,
+    evaluate: Evaluate | None = None,
+    options: Calibrate | None = None,
+    work: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
     threads: int | None = None,
 ) -> CompressedModel:
     """Compresses a model in memory, or a checkpoint file or folder, into a CompressedModel in memory.
@@ -45,17 +50,41 @@ def compress(
     Tensors that a checkpoint stores on a quantization grid of its own (GGUF) keep it as `compressed_entries` says.
 
     model: an nn.Module or a state_dict (neither is modified), or the path of any checkpoint that
-        `tersor compress` reads.
-    recipe, bits, lossless: at most one of them. None of them is `Recipe.default()`: 8 bits for weights. `bits` is
-        that with another width, 1 to 16.
+        `tersor compress` reads. With `calibration` an nn.Module.
+    recipe, bits, lossless, max_bytes, max_drop: at most one of them. Without calibration, none of them is
+        `Recipe.default()`: 8 bits for weights; `bits` is that with another width, 1 to 16, and `max_bytes` of the
+        file is met by steps that follow the weights. With calibration, `bits` is the average of the whole file and
+        may be a fraction; none of them is 4 bits.
+    calibration: some hundred samples without labels, as batches: tensors (`model(batch)`), tuples or mappings.
+    evaluate: a compressed copy of the model -> a metric, higher is better: what `max_drop` limits.
+    options: how calibrated compression works.
+    work: a folder that keeps what was found, so that the same call goes on after an interruption.
+    progress: called with (stage, done, total) while work that takes long goes on.
     threads: None for one a CPU. The result does not depend on it.
-    Raises UsageError for contradicting options or patterns that match nothing, InputError for unreadable files.
+    Raises UsageError for contradicting options, patterns that match nothing or a budget that cannot be met, InputError
+    for unreadable files, CalibrationError where samples do not fit the model, or `evaluate` fails.
     """
+    if calibration is not None:
+        if recipe is not None or lossless:
+            raise UsageError("calibration excludes recipe and lossless: the budget sets every layer's precision")
+        return _calibrated(
+            model, calibration, Budget(max_bytes, bits, max_drop), evaluate, options, work, progress, threads
+        )
+    for name, value in (("max_drop", max_drop), ("evaluate", evaluate), ("work", work)):
+        if value is not None:
+            raise UsageError(f"{name} needs calibration: batches of samples for the model")
+    if max_bytes is not None:
+        if recipe is not None or lossless or bits is not None:
+            raise UsageError("max_bytes excludes recipe, bits and lossless; give one of them")
+        Budget(max_bytes=max_bytes)
+        with _opened(model) as checkpoint:
+            target = left_for_tensors(int(max_bytes), checkpoint)
+            found = compress_weights(checkpoint, target, options, threads=threads, progress=progress)
+            return _as_source(found, model, checkpoint)
     chosen = choose_recipe(recipe, bits=bits, lossless=lossless)
     with _opened(model) as checkpoint, thread_pool(threads) as executor:
-        entries = tuple(compressed_entries(checkpoint, chosen, executor))
-        info = checkpoint.info
-        return CompressedModel(entries, info.format, dict(info.attachments), source_bytes(model, checkpoint))
+        entries = tuple(compressed_entries(checkpoint, chosen, executor, progress))
+        return _as_source(CompressedModel(entries), model, checkpoint)
 
 
 def compress_file(
@@ -65,17 +94,14 @@ def compress_file(
     *,
     coding: CodingConfig | None = None,
     threads: int | None = None,
-    progress: Callable[[int], Progress] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Summary, int]:
     """Compresses a checkpoint into an open binary file, tensor by tensor: memory stays near the largest tensor.
 
-    Returns what was written, and the bytes of the source. progress gets the bytes of all tensors, once, and returns
-    what is called after each tensor.
+    Returns what was written, and the bytes of the source. progress: of tensors, in bytes, each by its name.
     """
     with open_checkpoint(source) as checkpoint, thread_pool(threads) as executor:
-        total = sum(info.nbytes for info in checkpoint.info.tensors)
-        each = None if progress is None else progress(total)
-        entries = compressed_entries(checkpoint, recipe or Recipe.default(), executor, each)
+        entries = compressed_entries(checkpoint, recipe or Recipe.default(), executor, progress)
         summary = write_tsr(
             target,
             entries,
@@ -87,7 +113,7 @@ def compress_file(
         return summary, source_bytes(source, checkpoint)
 
 
-def choose_recipe(recipe: Recipe | None, *, bits: int | None = None, lossless: bool = False) -> Recipe:
+def choose_recipe(recipe: Recipe | None, *, bits: float | None = None, lossless: bool = False) -> Recipe:
     """The one recipe that the options name. UsageError if they name several."""
     if recipe is not None and not isinstance(recipe, Recipe):
         raise UsageError(
@@ -98,7 +124,11 @@ def choose_recipe(recipe: Recipe | None, *, bits: int | None = None, lossless: b
     if lossless:
         return Recipe.lossless()
     if bits is not None:
-        return Recipe([Rule("*", Quantize(bits=bits))])
+        if bits != int(bits):
+            raise UsageError(
+                f"bits is {bits:g}; without calibration it must be a whole number, the width of each weight"
+            )
+        return Recipe([Rule("*", Quantize(bits=int(bits)))])
     return recipe or Recipe.default()
 
 
@@ -111,163 +141,44 @@ def source_bytes(model: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str
     return sum(info.nbytes for info in checkpoint.info.tensors if info.tied_to is None)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One tensor to represent: from its value, from the source's own grid, or done already (shared codebooks).
-
-    None of the three for a tied tensor, and for one that is a copy of the earlier tensor `copy_of`.
-    """
-
-    info: TensorInfo
-    treatment: Treatment
-    value: Tensor | None = None
-    grid: Grid | None = None
-    fitted: CompressedTensor | None = None
-    copy_of: str | None = None
-
-    @property
-    def source_bytes(self) -> int:
-        """Bytes that the value or the grid take in memory."""
-        if self.value is not None:
-            return self.info.nbytes
-        return 0 if self.grid is None else self.grid.nbytes
-
-
-def compressed_entries(
-    checkpoint: Checkpoint, recipe: Recipe, executor: Executor | None = None, progress: Progress | None = None
-) -> Iterator[Entry]:
-    """The tensors of a checkpoint, pruned and represented as the recipe says, in order.
-
-    A tensor that the source stores on a grid of its own (`Checkpoint.read_grid`) keeps that grid, exactly, where it is
-    to be lossless or quantized uniformly to as many bits as the grid has, or more, and neither pruned nor shared:
-    more bits would cost more and lose more. Everything else works on the values. What is to be lossless and equals an
-    earlier such tensor is an entry that says so.
-    A tensor with NaN or infinite values that a lossy technique was meant for stays lossless, with a TersorWarning.
-    """
-    infos = checkpoint.info.tensors
-    plan = recipe.plan([TensorKey(info.name, info.shape, info.dtype) for info in infos])
-    largest = max((info.nbytes for info in infos), default=0)
-    for entry, nbytes in ordered_map(
-        _fit,
-        _jobs(checkpoint, plan),
-        executor,
-        cost=lambda job: job.source_bytes,
-        budget=max(_MIN_BUDGET, largest),
-    ):
-        if progress is not None:
-            progress(entry.name, nbytes)
-        yield entry
-
-
-def _jobs(checkpoint: Checkpoint, plan: dict[str, Treatment]) -> Iterator[_Job]:
-    shared: dict[str, CompressedTensor] = {}
-    duplicates = Duplicates()
-    for info in checkpoint.info.tensors:
-        treatment = plan[info.name]
-        if info.tied_to is not None:
-            yield _Job(info, treatment)
-            continue
-        if treatment.share is not None and info.name not in shared:
-            shared.update(_fit_group(checkpoint, plan, treatment))
-        if info.name in shared:
-            yield _Job(info, treatment, fitted=shared.pop(info.name))
-        else:
-            yield _job(
-                checkpoint, info, treatment, duplicates
-            )  # which keeps nothing of it alive, as a variable here would
-
-
-def _job(checkpoint: Checkpoint, info: TensorInfo, treatment: Treatment, duplicates: Duplicates) -> _Job:
-    grid = _kept_grid(checkpoint, info.name, treatment)
-    if grid is not None:
-        return _Job(info, treatment, grid=grid)
-    value = checkpoint.read(info.name)
-    if isinstance(treatment.representation, Lossless) and not _prunes(treatment.prune):
-        earlier = duplicates.find(info.name, value, checkpoint.read)
-        if earlier is not None:
-            return _Job(info, treatment, copy_of=earlier)
-    return _Job(info, treatment, value=value)
-
-
-def _kept_grid(checkpoint: Checkpoint, name: str, treatment: Treatment) -> Grid | None:
-    """The source's own grid of a tensor, if that is what `treatment` asks for; see `compressed_entries`."""
-    representation = treatment.representation
-    if _prunes(treatment.prune) or not isinstance(representation, (Lossless, Quantize)):
-        return None
-    grid = checkpoint.read_grid(name)
-    if grid is None or (isinstance(representation, Quantize) and representation.bits < grid.bits):
-        return None
-    return grid
-
-
-def _fit_group(checkpoint: Checkpoint, plan: dict[str, Treatment], of: Treatment) -> dict[str, CompressedTensor]:
-    """Fits all tensors that share a codebook. They are in memory together, as they must be."""
-    infos = [i for i in checkpoint.info.tensors if plan[i.name].share == of.share and i.tied_to is None]
-    values = [checkpoint.read(info.name) for info in infos]
-    masks = [_mask(value, plan[info.name].prune) for info, value in zip(infos, values, strict=True)]
-    assert isinstance(of.representation, Palettize)
-    try:
-        fitted = of.representation.fit_shared(values, masks)
-    except NonFiniteError as error:
-        names = ", ".join(info.name for info in infos)
-        raise NonFiniteError(f"{error} (tensors that share a codebook: {names})") from error
-    return {info.name: tensor for info, tensor in zip(infos, fitted, strict=True)}
-
-
-def _fit(job: _Job) -> tuple[Entry, int]:
-    info = job.info
-    if info.tied_to is not None:
-        return Entry(info.name, None, info.tied_to, info.note), 0
-    if job.copy_of is not None:
-        return Entry(info.name, None, job.copy_of, info.note, copied=True), info.nbytes
-    tensor = job.fitted
-    if job.grid is not None:
-        tensor = _on_grid(info, job.grid)
-    elif job.value is not None:
-        tensor = represent(info.name, job.value, job.treatment.representation, job.treatment.prune)
-    return Entry(info.name, tensor, None, info.note), info.nbytes
-
-
-def _on_grid(info: TensorInfo, grid: Grid) -> Uniform:
-    codes = grid.codes
-    if grid.offset is not None:
-        codes = centred(codes, grid.scale, grid.offset, grid.bits, grid.group_size)
-    return Uniform(
-        torch.Size(info.shape),
-        info.dtype,
-        None,
-        grid.bits,
-        codes,
-        grid.scale,
-        None,
-        grid.group_size,
-        grid.offset,
-        False,
-        *(find_ends(grid.scale, grid.offset, grid.bits) or (None, None)),
+def _calibrated(
+    model: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str],
+    calibration: Iterable[Any],
+    budget: Budget,
+    evaluate: Evaluate | None,
+    options: Calibrate | None,
+    work: str | os.PathLike[str] | None,
+    progress: Progress | None,
+    threads: int | None,
+) -> CompressedModel:
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"calibration runs the model, so that it must be an nn.Module; got {type(model).__name__}")
+    options = options or Calibrate()
+    samples = [batch for batch, _ in batches(calibration)]
+    found = None if work is None else Work(work, identity_of(model, samples, options))
+    return compress_calibrated(
+        model,
+        samples,
+        budget=None if budget == Budget() else budget,
+        options=options,
+        evaluate=evaluate,
+        work=found,
+        progress=progress,
+        threads=threads,
     )
 
 
-def represent(
-    name: str, value: Tensor, representation: RepresentationConfig, prune: Prune | None = None
-) -> CompressedTensor:
-    """One tensor, pruned and represented. Lossless with a TersorWarning if it holds NaN or infinite values."""
-    try:
-        return representation.fit(value, _mask(value, prune))
-    except NonFiniteError as error:
-        warnings.warn(
-            f"tensor {name!r} stays lossless (exclude it to ask for that): {error}", TersorWarning, stacklevel=2
-        )
-        return Lossless().fit(value)
-
-
-def _prunes(prune: Prune | None) -> bool:
-    return prune is not None and prune.density != 1.0
-
-
-def _mask(value: Tensor, prune: Prune | None) -> Tensor | None:
-    if prune is None or not _prunes(prune):
-        return None
-    return prune.mask(value)
+def _as_source(
+    found: CompressedModel, model: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str], checkpoint: Checkpoint
+) -> CompressedModel:
+    """`found`, with the kind and the attachments of the checkpoint that it came from."""
+    info = checkpoint.info
+    return replace(
+        found,
+        source=info.format,
+        attachments=dict(info.attachments),
+        original_bytes=source_bytes(model, checkpoint),
+    )
 
 
 def _opened(model: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]) -> Checkpoint:

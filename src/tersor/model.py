@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from tersor.allocation.curve import Curve
 from tersor.container.writer import Entry
 
 
@@ -16,12 +17,14 @@ class CompressedModel:
 
     entries: the tensors, in order. source: the kind of checkpoint they came from. attachments: bytes by name.
     original_bytes: size of what was compressed (the file, or all tensors of a model in memory).
+    curve: what was measured on the way to a budget; None without one.
     """
 
     entries: tuple[Entry, ...]
     source: str = "state_dict"
     attachments: Mapping[str, bytes] = field(default_factory=dict)
     original_bytes: int = 0
+    curve: Curve | None = None
 
     def __repr__(self) -> str:
         return f"CompressedModel({len(self.entries)} tensors from {self.source}, {self.original_bytes:,} bytes before)"

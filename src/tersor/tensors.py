@@ -142,6 +142,13 @@ class Uniform(CompressedTensor):
     high, low: bfloat16 like `scale`: the extremes of which `scale` and `offset` are made (see `ends.steps_of_ends`; no
            `low` without `offset`), or None where that is not known. They do not change the weights; a file stores them
            in place of the steps.
+    trellis: states of a trellis (4 or 8) through which the codes of every row are a path in C order, pruned weights
+           left out (see `coding/trellis.py`); 1 for none. It does not change the weights; a file stores half as large
+           indices in place of the codes, and knows from the states which codes can come.
+    base, multipliers: bfloat16 (1, 1) and int8 (O, 1), of which `scale` is made (see `octaves.steps_of_multipliers`);
+           `base` alone where one step serves the tensor. A file stores them in place of the steps. None where that is
+           not known.
+    A grid with `trellis` or `base` is symmetric, with one step a row or a tensor.
     """
 
     kind: ClassVar[str] = "uniform"
@@ -155,11 +162,23 @@ class Uniform(CompressedTensor):
     signed_zero: bool = False
     high: Tensor | None = None
     low: Tensor | None = None
+    trellis: int = 1
+    base: Tensor | None = None
+    multipliers: Tensor | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.zero is not None) + (self.offset is not None) + self.signed_zero > 1:
+        starts = (self.zero is not None) + (self.offset is not None) + self.signed_zero
+        if starts > 1:
             raise ValueError("a grid has a zero point, an offset or signed zeros, not two of them")
+        if self.trellis not in (1, 4, 8):
+            raise ValueError(f"a trellis has 1, 4 or 8 states, got {self.trellis!r}")
+        if self.trellis > 1 or self.base is not None:
+            by_row_or_tensor = self.group_size in (0, matrix_shape(self.shape)[1])
+            if starts or self.high is not None or not by_row_or_tensor:
+                raise ValueError("a grid with a trellis or a base is symmetric, with one step a row or a tensor")
+        if (self.multipliers is not None) != (self.base is not None and self.group_size != 0):
+            raise ValueError("multipliers belong to a base with one step a row")
 
     @property
     def per_weight(self) -> Tensor:

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from tersor.calibration import Factor, Trellis, collect, factorize, output_error, snap, to_indices
+from tersor.calibration import Factor, Trellis, collect, factorize, output_error, snap
 from tersor.calibration.dependent import dependent_uniform
+from tersor.coding import to_indices
 from tersor.errors import UsageError
+from tersor.octaves import steps_of_multipliers
 
 
 @pytest.fixture(autouse=True)
@@ -23,10 +25,13 @@ def test_a_uniform_tensor_whose_codes_are_paths(layer, masked):
     mask = torch.rand(weight.shape) < 0.6 if masked else None
     factor = factorize(statistics)
     width = statistics.layout.matrices(weight).std(2) * (1 + torch.rand(statistics.layout.shape(weight.shape)[:2])) / 4
-    steps = snap(width, exponent=0 if statistics.layout.transposed else 1)
+    transposed = statistics.layout.transposed
+    steps = snap(width, exponent=0 if transposed else 1)
     got = dependent_uniform(weight, statistics, factor, steps, mask=mask)
-    paths = statistics.layout.matrices(got.codes).flatten(0, 1).numpy()
-    to_indices(paths, 8, None if mask is None else statistics.layout.matrices(mask).flatten(0, 1).numpy())
+    assert got.trellis == (1 if transposed else 8)
+    kept = None if mask is None else mask.reshape(-1).numpy()
+    to_indices(got.codes.reshape(-1).numpy(), weight[0].numel(), got.trellis, kept)
+    assert torch.equal(got.scale, steps_of_multipliers(got.base, torch.zeros(1, 1) if transposed else got.multipliers))
     assert got.codes.abs().max() > 2
     assert -(1 << got.bits - 1) <= got.codes.min() and got.codes.max() < 1 << got.bits - 1
     by_hand = statistics.layout.weight(
@@ -50,8 +55,12 @@ def test_wide_codes_are_int16_and_a_zero_weight_has_one_bit():
     assert (nothing.bits, nothing.codes.dtype) == (1, torch.int8)
 
 
-def test_columns_cannot_have_steps():
+def test_columns_cannot_have_steps_or_paths():
     model = nn.Sequential(nn.ConvTranspose1d(2, 3, 2))
     statistics = collect(model, [torch.randn(3, 2, 5)])["0.weight"]
     with pytest.raises(UsageError, match="exponent=0"):
         dependent_uniform(model[0].weight, statistics, factorize(statistics), snap(torch.tensor([[1.0, 2.0, 4.0]])))
+    with pytest.raises(UsageError, match="states=1"):
+        dependent_uniform(
+            model[0].weight, statistics, factorize(statistics), snap(torch.ones(1, 3), exponent=0), Trellis()
+        )

@@ -7,10 +7,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tersor.calibration import dependent_uniform, factorize, loss_steps, output_error, snap, to_indices
+from tersor.calibration import dependent_uniform, factorize, loss_steps, output_error, snap
 from tersor.calibration.collect import collect
 from tersor.calibration.statistics import merge
 from tersor.calibration.store import load_statistics, save_statistics
+from tersor.coding import to_indices
 from tersor.errors import InputError, MismatchError, OutputError
 
 from .nets import squares
@@ -119,6 +120,7 @@ def test_an_embedding_by_its_rows(net):
     steps = snap(loss_steps(turned.row_weights(), factorize(turned), 1e-4))
     got = dependent_uniform(weight, turned, factorize(turned), steps)
     assert got.scale.shape == (11, 1)
-    to_indices(got.codes.numpy())
+    assert got.trellis == 8
+    to_indices(got.codes.numpy().reshape(-1), 4, 8)
     with pytest.raises(MismatchError, match="only an embedding"):
         collect(net, [tokens])["head.weight"].by_rows()

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from tersor._native import core
 from tersor.calibration.damping import Factor
-from tersor.calibration.trellis import Trellis, from_indices, to_indices, trellis_codes
-from tersor.errors import MismatchError, UsageError
+from tersor.calibration.trellis import Trellis, trellis_codes
+from tersor.errors import UsageError
 from tests.twins import trellis as twin
+from tests.twins.trellis_path import from_indices, to_indices
 
 
 def random_factor(generator, groups, length):
@@ -180,15 +181,6 @@ def test_gain_on_gaussian_data(states, gain):
         curve.append((_entropy(q), 10 * np.log10(np.square(w.numpy() - step * q).mean())))
     scalar = np.interp(bits, *zip(*sorted(curve), strict=True))
     assert gain < scalar - 10 * np.log10(float(costs.sum()) / w.numel()) < 1.2
-
-
-def test_codes_that_are_no_path_are_refused():
-    with pytest.raises(MismatchError, match="the code 1 of row 0, column 0"):
-        to_indices(np.array([[1, 0]], np.int16), 8)
-    with pytest.raises(MismatchError, match="the code 4 of row 1, column 2"):
-        to_indices(np.array([[2, 0, 0], [0, 2, 4]], np.int16), 4)
-    with pytest.raises(MismatchError, match="16383"):
-        from_indices(np.array([[16384]]), 8)
 
 
 def test_bad_arguments():

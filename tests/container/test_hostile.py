@@ -231,14 +231,14 @@ def test_representations_that_cannot_be_of_their_dtype_are_rejected(tensor):
         read_all(written([Entry("w", tensor)]))
 
 
-def test_a_grid_with_a_zero_point_from_ends_is_rejected():
+def test_a_grid_with_signed_zeros_from_ends_is_rejected():
     codes, zero = torch.zeros(4, 35, dtype=torch.int8), torch.ones(4, 2, dtype=torch.int32)
     tensor = Uniform(codes.shape, torch.float32, None, 4, codes, torch.ones(4, 2), zero, 19)
     index, payload, sums = raw_index(written([Entry("w", tensor)]))
     parameters = bytes([3 | 0x40 | 0x10, 19])
     assert index.count(parameters) == 1  # flags and width, group size
-    other = index.replace(parameters, bytes([parameters[0] | 0x20, 19]))
-    with pytest.raises(CorruptFileError, match="unknown parameters 0x73"):
+    other = index.replace(parameters, bytes([parameters[0] | 0xA0, 19]))
+    with pytest.raises(CorruptFileError, match="unknown parameters 0xf3"):
         read_all(forged(other, payload, sums))
 
 

@@ -19,6 +19,7 @@ from tersor.errors import TersorError
 from tersor.tensors import Binary, Codebook, Dense, Ternary, Uniform
 from tests.container.test_hostile import forged, raw_index
 from tests.container.test_roundtrip import dense, written
+from tests.container.test_trellis import path
 
 CODERS = [("auto", "small"), ("auto", "fast"), ("rans", "small"), ("huffman", "small"), ("adaptive", "small")]
 
@@ -33,6 +34,8 @@ def entries() -> list[Entry]:
     return [
         Entry("uniform", Uniform(codes.shape, torch.float32, mask, 4, codes, torch.rand(60, 3), None, 10)),
         Entry("wide", Uniform(codes.shape, torch.float16, None, 12, codes.short() * 99, torch.rand(1, 1), None, 0)),
+        Entry("path", path(torch.Size((60, 5, 3, 2)), 3, seed=1)),
+        Entry("pruned path", path(torch.Size((60, 30)), 300, seed=2, mask=mask)),
         Entry("codebook", Codebook(codes.shape, torch.float32, None, 4, codes.abs().view(torch.uint8), book)),
         Entry("again", Codebook(codes.shape, torch.float32, None, 4, codes.abs().view(torch.uint8), book)),
         Entry("binary", Binary(codes.shape, torch.bfloat16, None, codes > 0, torch.rand(60, 1))),

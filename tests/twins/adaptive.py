@@ -8,12 +8,13 @@ from math import isqrt, sqrt
 from tests.twins.bits import Corrupt
 from tests.twins.mixing import Coder, Counter, clamp, code_alone, code_mixed, mixer_weights
 from tests.twins.predictors import ONE, ColumnLeanings, Scales, Values, fixed_log2
+from tests.twins.trellis_path import NEXT, Q1
 
 Place = namedtuple("Place", "row column channel position tap kind")
 
 
-def laplace_counters():
-    """Counters of (node, scale step) that sizes start from."""
+def laplace_counters(states=1):
+    """Counters of (node, state, scale step) that sizes start from."""
     counters = {}
 
     def start(key, p):
@@ -24,8 +25,14 @@ def laplace_counters():
         u = 2.0 * s / (1.0 + sqrt(1.0 + 4.0 * s * s))
         power, half, tail, before = u, 1.0, u, 1.0
         for n in range(16):
-            start(("up", n, "step", step), tail if n + 1 == likely_width(step) else power)
-            start(("down", n, "step", step), (before - tail) / (1.0 - tail))
+            for state in range(states):
+                lower, upper, up = before, tail, power
+                if Q1[states][state]:
+                    lower = before / u if n > 1 else (1.0, sqrt(u))[n]
+                    upper = tail / u if n > 0 else sqrt(u)
+                    up = power if n > 1 else upper / lower
+                start(("up", n, "step", state, step), upper if n + 1 == likely_width(step) else up)
+                start(("down", n, "step", state, step), (lower - upper) / (1.0 - upper))
             for prefix, odds in ((1, power), (2, half), (3, half)):
                 start(("upper", n, prefix, step), odds / (1.0 + odds))
             half, power, before = power, power * power, tail
@@ -41,8 +48,9 @@ def likely_width(step):
 class Model:
     """Counters and weights, made when first asked for."""
 
-    def __init__(self):
-        self.counters = laplace_counters()
+    def __init__(self, states=1):
+        self.states = states
+        self.counters = laplace_counters(states)
         self.mixers = {}
         self.scales = {}
         self.values = {}
@@ -78,7 +86,9 @@ class Walk:
         self.values, self.sizes = [], []
         width = isqrt(geometry.kernel)
         self.width = width if width > 1 and width * width == geometry.kernel and width <= 16 else 0
-        self.scales = Scales(model.scales, geometry, self.width)
+        self.states = model.states
+        self.state = 0
+        self.scales = Scales(model.scales, geometry, self.width, 11 if self.states > 1 else 12)
         self.predictor = Values(model.values)
         self.leanings = ColumnLeanings()
 
@@ -89,9 +99,18 @@ class Walk:
         kind = 0 if kernel == 1 else 1 if self.geometry.columns == 1 else 2 if kernel <= 9 else 3
         return Place(row, column, channel, position, min(position, 24), kind)
 
-    def skip(self):
+    def skip(self, kept):
+        if kept:
+            self.advance(0)
         self.values.append(0)
         self.sizes.append(0)
+
+    def advance(self, index):
+        self.state = int(NEXT[self.states][self.state, index & 1])
+
+    def number(self, index):
+        """What is remembered and predicted of an index: its code."""
+        return index if self.states == 1 else 2 * index - (sign(index) if Q1[self.states][self.state] else 0)
 
     def around(self, items, place):
         """What lies around the next of `items`, 0 where the matrix ends."""
@@ -117,16 +136,20 @@ class Walk:
         predicted = self.predictor.predict(place, self.values[: -place.tap - 1 : -1]) if kernel > 1 else 0
         near = self.around(self.sizes, place)
         log, mean = self.scales.predict(place, near)
+        predicted >>= self.states > 1
         centre = 0 if self.spiked else clamp(predicted + 128 >> 8, self.least, self.most)
         residual = self.residual(place, near, log, predicted - 256 * centre, centre, value - centre)
         value = residual + centre
-        self.scales.learn(mean, abs(residual))
+        number = self.number(value)
+        magnitude = abs(number - self.number(centre))
+        self.scales.learn(mean, magnitude)
         if kernel > 1:
-            self.predictor.learn(value, mean)
+            self.predictor.learn(number, mean << (self.states > 1))
         else:
-            self.leanings.learn(place.column, value)
-        self.values.append(value)
-        self.sizes.append(abs(residual))
+            self.leanings.learn(place.column, number)
+        self.values.append(number)
+        self.sizes.append(magnitude)
+        self.advance(value)
         if not self.least <= value <= self.most:
             raise Corrupt("a value out of range")
         return value
@@ -153,12 +176,13 @@ class Walk:
             ratio = fixed_log2(abs(fraction) + 1) - 8 * ONE - log
             lean = clamp(ratio + 3 * ONE >> 11, 0, 11) if fraction else 0
             close = "kernel", place.kind, level(near["kernel"])
+        grid = bool(Q1[self.states][self.state])
         contexts = (
-            ("step", step),
-            ("lean", lean, step >> 2),
-            ("around", level(around), place.tap),
-            ("factors", factors, step >> 4),
-            (*close, step >> 3),
+            ("step", self.state, step),
+            ("lean", self.state, lean, step >> 2),
+            ("around", self.state, level(around), place.tap),
+            ("factors", grid, factors, step >> 4),
+            (*close, grid, step >> 3),
         )
 
         def mixed(way, width, decision):
@@ -229,7 +253,7 @@ def code_liveness(coder, model, name, dead, count):
     return coded
 
 
-def describe(values, geometry, kept):
+def describe(values, geometry, kept, states=1):
     """(spiked, dead rows, dead channels): flags, or None where they cost more than the zeros that they save."""
     there = [(*divmod(i, geometry.row_length), value) for i, value in enumerate(values) if kept[i]]
     there = [(row, column // geometry.kernel, value) for row, column, value in there]
@@ -245,7 +269,8 @@ def describe(values, geometry, kept):
     channels = told(dead_channels, geometry.columns, sum(channel in dead_channels for _, channel, _ in there))
     alone = [value for _, _, value in there]
     zeros = alone.count(0) + len(values) - len(alone)  # what is not kept counts as 0
-    return zeros > 3 * (alone.count(1) + alone.count(-1)), rows, channels
+    ones = alone.count(1) + alone.count(-1)
+    return 2 * (zeros + ones) > len(values) if states > 1 else zeros > 3 * ones, rows, channels
 
 
 def _run(coder, symbols, geometry, bits, signed, model, kept):
@@ -257,7 +282,7 @@ def _run(coder, symbols, geometry, bits, signed, model, kept):
         centre = max(range(1 << bits), key=alone.count) if encoding else 0
         centre = code_number(coder, model, bits, centre)
     if encoding:
-        spiked, rows, channels = describe([symbol - centre for symbol in symbols], geometry, kept)
+        spiked, rows, channels = describe([symbol - centre for symbol in symbols], geometry, kept, model.states)
     spiked = code_alone(coder, model.counter("spiked", start=2**15), spiked)
     rows = code_liveness(coder, model, "rows", rows, geometry.rows)
     channels = code_liveness(coder, model, "channels", channels, geometry.columns)
@@ -265,10 +290,12 @@ def _run(coder, symbols, geometry, bits, signed, model, kept):
     walk = Walk(coder, model, geometry, least, least + (1 << bits) - 1, spiked)
     for i in range(len(symbols)):
         place = walk.place()
+        if place.column == 0:
+            walk.state = 0
         if not kept[i]:
-            walk.skip()
+            walk.skip(kept=False)
         elif rows[place.row] or channels[place.channel]:
-            walk.skip()
+            walk.skip(kept=True)
             symbols[i] = centre
         else:
             symbols[i] = walk.code(symbols[i] - centre if encoding else 0) + centre

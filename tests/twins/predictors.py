@@ -42,8 +42,8 @@ class Scales:
 
     START = (65536, 65536, 32768, 32768, 4096, 4096, 4096, 4096, 0)
 
-    def __init__(self, learned, geometry, width):
-        self.learned, self.geometry, self.width = learned, geometry, width
+    def __init__(self, learned, geometry, width, point=12):
+        self.learned, self.geometry, self.width, self.point = learned, geometry, width, point
         self.tensor = Factor(1, learned.get("tensor", 0))
         self.columns = [Factor(8) for _ in range(geometry.row_length)]
         self.channels = [Factor(8) for _ in range(geometry.columns)]
@@ -68,7 +68,9 @@ class Scales:
         def evidence(there, seen, count):
             if not there:
                 return 0
-            return fixed_log2(8 * expected + (seen << 14)) - fixed_log2(expected) - fixed_log2(8 + 4 * count)
+            return (
+                fixed_log2(8 * expected + 4 * (seen << self.point)) - fixed_log2(expected) - fixed_log2(8 + 4 * count)
+            )
 
         inputs.append(evidence(place.column > 1, 2 * near["left"] + near["left2"], 3))
         inputs.append(evidence(place.row > 1, 2 * near["up"] + near["up2"], 3))
@@ -83,7 +85,7 @@ class Scales:
 
     def learn(self, mean, magnitude):
         inverse = fixed_exp2(-fixed_log2(4096 + mean), 36)
-        score = clamp(((magnitude << 12) - mean) * inverse >> 24, -5 * 2**11, 5 * 2**11)
+        score = clamp(((magnitude << self.point) - mean) * inverse >> 24, -5 * 2**11, 5 * 2**11)
         for i, x in enumerate(self.inputs):
             self.weights[i] = clamp(self.weights[i] + rounded_shift(score * x, 15), -(2**16), 2**18)
         for factor in self.used:

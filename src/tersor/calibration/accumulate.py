@@ -62,8 +62,11 @@ class Accumulator:
         self.input_sum = torch.zeros(groups, inputs, dtype=torch.float64, device=self.device)
         self.gradient = torch.zeros(groups, rows, dtype=torch.float64, device=self.device)
 
-    def add(self, inputs: Features | Tokens, first: int = 0) -> None:
-        """Adds input vectors of the groups from `first` on. CalibrationError if they are not finite."""
+    def add(self, inputs: Features | Tokens, first: int = 0, weight: float = 1.0) -> None:
+        """Adds input vectors of the groups from `first` on, each as if there were `weight` of it in H.
+
+        CalibrationError if they are not finite.
+        """
         if isinstance(inputs, Tokens):
             counts = torch.bincount(inputs.indices.reshape(-1), minlength=self.input_sum.shape[1])
             self.count += inputs.indices.numel()
@@ -73,7 +76,7 @@ class Accumulator:
         groups = slice(first, first + inputs.groups)
         self.count[groups] += inputs.samples * inputs.position_count
         for _, _, x in inputs.pieces(self.memory):
-            add_upper_moment(self.moment[groups], x)
+            add_upper_moment(self.moment[groups], x, weight)
             self.input_sum[groups] += x.sum((0, 2))
         # NaN and Inf reach the sums, which are shorter than the inputs.
         check_finite(self.input_sum[groups], self.name, "input")
@@ -111,8 +114,8 @@ class Accumulator:
         )
 
 
-def add_upper_moment(moment: Tensor, x: Tensor) -> None:
-    """What lies on and above the diagonal of moment (G, N, N) += sum over b, p of x x^T; x (b, G, p, N), float32.
+def add_upper_moment(moment: Tensor, x: Tensor, weight: float = 1.0) -> None:
+    """What lies on and above the diagonal of moment (G, N, N) += weight sum_bp x x^T; x (b, G, p, N), float32.
 
     Some of what lies below is written, too: wide moments are computed in four bands of rows, 10/16 of the work.
     """
@@ -120,18 +123,18 @@ def add_upper_moment(moment: Tensor, x: Tensor) -> None:
     band = -(-width // 4) if width >= _BANDED else max(width, 1)
     for begin in range(0, width, band):
         end = min(begin + band, width)
-        add_moment(moment[:, begin:end, begin:], x[..., begin:end], x[..., begin:])
+        add_moment(moment[:, begin:end, begin:], x[..., begin:end], x[..., begin:], weight)
 
 
-def add_moment(moment: Tensor, left: Tensor, right: Tensor) -> None:
-    """moment (G, M, N) += sum over b, p of left right^T; left (b, G, p, M), right (b, G, p, N), float32."""
+def add_moment(moment: Tensor, left: Tensor, right: Tensor, weight: float = 1.0) -> None:
+    """moment (G, M, N) += weight sum_bp left right^T; left (b, G, p, M), right (b, G, p, N), float32."""
     groups = moment.shape[0]
     if groups == 1:
-        moment[0].addmm_(left.reshape(-1, left.shape[-1]).T, right.reshape(-1, right.shape[-1]))
+        moment[0].addmm_(left.reshape(-1, left.shape[-1]).T, right.reshape(-1, right.shape[-1]), alpha=weight)
         return
     a = left.transpose(0, 1).reshape(groups, -1, left.shape[-1])
     b = right.transpose(0, 1).reshape(groups, -1, right.shape[-1])
-    moment.baddbmm_(a.transpose(1, 2), b)
+    moment.baddbmm_(a.transpose(1, 2), b, alpha=weight)
 
 
 def check_finite(sums: Tensor, name: str, what: str) -> None:

@@ -17,10 +17,14 @@ from tersor.calibration.observer import Use
 from tersor.calibration.samples import batches, call
 from tersor.calibration.statistics import LayerStatistics
 from tersor.calibration.targets import Target, find_targets
+from tersor.calibration.thinning import Thinning
 from tersor.errors import CalibrationError, TersorWarning, UsageError
 
 MEMORY = 1 << 26
 """Bytes of unfolded inputs at a time."""
+
+POSITIONS = 128
+"""Windows of a sample that H of a convolution is taken from."""
 
 
 def collect(
@@ -30,6 +34,7 @@ def collect(
     fisher: bool | Objective = False,
     seed: int = 0,
     memory: int = MEMORY,
+    positions: int = POSITIONS,
     layers: Collection[str] | None = None,
     unreached: str = "warn",
 ) -> dict[str, LayerStatistics]:
@@ -45,6 +50,8 @@ def collect(
                loss, summed over samples. Samples must not influence each other, as in evaluation mode they do not.
     seed:      of those draws, and of whatever the model and the iterator of samples draw.
     memory:    bytes of unfolded inputs at a time; H and one batch's activations in the backward pass come on top.
+    positions: windows of a sample, about, that H of a convolution is taken from, in rows of the picture drawn anew for
+               each batch; H is scaled to what all windows would give.
     layers:    names of weights or modules; None for all.
     unreached: "warn", "error" or "ignore" when no sample reached a layer; such layers have no entry in the result.
 
@@ -56,10 +63,12 @@ def collect(
     """
     if unreached not in ("warn", "error", "ignore"):
         raise UsageError(f"unreached must be warn, error or ignore, got {unreached!r}")
+    if positions < 1:
+        raise UsageError(f"positions must be a positive number, got {positions!r}")
     if memory < 1:
         raise UsageError(f"memory must be a positive number of bytes, got {memory!r}")
     targets = find_targets(model, layers)
-    observe = _Collector(targets, bool(fisher), memory)
+    observe = _Collector(targets, bool(fisher), memory, Thinning(positions, seed))
     objective = default_objective if isinstance(fisher, bool) else fisher
     generator = torch.Generator().manual_seed(seed)
     with untouched(model, seed), observed(targets, observe):
@@ -76,9 +85,10 @@ def collect(
 class _Collector:
     """Adds every use to its weight's sums."""
 
-    def __init__(self, targets: list[Target], gradients: bool, memory: int) -> None:
+    def __init__(self, targets: list[Target], gradients: bool, memory: int, thinning: Thinning) -> None:
         self.batch = 0
         self.gradients = gradients
+        self._thinning = thinning
         self._memory = memory
         self._sums: dict[str, Accumulator] = {}
         self._reached: set[str] = set()
@@ -100,7 +110,8 @@ class _Collector:
     def observe(self, target: Target, use: Use) -> Tensor:
         """Adds a use."""
         sums = self._accumulator(target, use)
-        sums.add(use.inputs, use.first)
+        inputs, weight, _ = self._thinning.thin(use.inputs)
+        sums.add(inputs, use.first, weight)
         self._reached.add(sums.name)
         return self._watched(use, sums) if self.gradients else use.output
 

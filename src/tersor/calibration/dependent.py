@@ -1,4 +1,4 @@
-"""A weight as trellis codes times row steps: an ordinary `Uniform`, whose codes happen to be a path.
+"""A weight as trellis codes times row steps: a `Uniform` that knows its trellis and its multipliers.
 
 Legend: G groups, R rows of a group, N weights of a row.
 """
@@ -33,11 +33,18 @@ def dependent_uniform(
     weight: of the statistics' shape, or a target for it as (G, R, N). mask: bool of the statistics' shape.
     dtype:  of what the result dequantizes to.
     The codes of row r of group g, in the order of N, are the path. Where outputs are no storage rows (transposed
-    layouts) all rows must have one step; UsageError otherwise.
+    layouts) files know no paths, and columns have no steps of their own: all rows must have one step, and the trellis
+    one state, which is the default there; UsageError otherwise.
     """
     layout, shape = statistics.layout, statistics.shape
-    values = steps.values()
-    one_step = bool((steps.multipliers == steps.multipliers.reshape(-1)[:1]).all())
+    trellis = trellis or Trellis(states=1 if layout.transposed else 8)
+    values, multipliers = steps.values(), steps.multipliers.reshape(-1, 1).contiguous()
+    one_step = not bool(multipliers.any())
+    if layout.transposed and trellis.states > 1:
+        raise UsageError(
+            f"a weight of shape {tuple(shape)} stores its outputs as columns, along which there is no trellis; "
+            "use Trellis(states=1) and a step that suits it"
+        )
     if layout.transposed and not one_step:
         raise UsageError(
             f"a weight of shape {tuple(shape)} stores its outputs as columns, which cannot have a step each; "
@@ -48,16 +55,16 @@ def dependent_uniform(
     codes = layout.weight(matrices, shape).contiguous()
     low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
     bits = max(max(high, -low - 1).bit_length() + 1, 1)
-    scale, group_size = values.reshape(-1, 1), shape[1:].numel()
-    if layout.transposed:
-        scale, group_size = scale[:1], 0
     return Uniform(
         shape,
         dtype,
         mask,
         bits,
         codes.to(torch.int8 if bits <= 8 else torch.int16),
-        scale.contiguous(),
+        values.reshape(-1, 1)[:1] if one_step else values.reshape(-1, 1),
         None,
-        group_size,
+        0 if one_step else shape[1:].numel(),
+        trellis=trellis.states,
+        base=torch.full((1, 1), steps.base, dtype=torch.bfloat16),
+        multipliers=None if one_step else multipliers,
     )

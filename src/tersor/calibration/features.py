@@ -38,6 +38,24 @@ class Features:
         own.set_(storage, view.storage_offset(), view.shape, view.stride())
         return Features(own, self.positions, self.flipped)
 
+    def drawn(self, limit: int, generator: torch.Generator) -> Tensor | None:
+        """Places of the first dimension of positions, at random, that hold about `limit` positions a sample.
+
+        int64, ascending; None for all of them. Only windows of several dimensions are thinned out: neighbours say
+        nearly the same there, while tokens are as good as samples.
+        """
+        if self.positions < 2 or self.position_count <= limit:
+            return None
+        first = self.view.shape[2]
+        count = max(limit * first // self.position_count, 1)
+        return torch.randperm(first, generator=generator)[:count].sort().values
+
+    def at(self, places: Tensor | None) -> Features:
+        """The features of these places only; all for None."""
+        if places is None:
+            return self
+        return Features(self.view.index_select(2, places.to(self.view.device)), self.positions, self.flipped)
+
     @property
     def samples(self) -> int:
         """B."""

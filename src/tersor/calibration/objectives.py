@@ -24,9 +24,13 @@ def default_objective(output: Any, generator: torch.Generator) -> Tensor:
     Logits are an output's `logits`, or a tensor of at least two dimensions and two classes. Embeddings look the
     same: pass `random_projection` for those.
     """
+    return sampled_labels(output, generator) if has_classes(output) else random_projection(output, generator)
+
+
+def has_classes(output: Any) -> bool:
+    """Whether an output looks like class logits, as `default_objective` decides it."""
     logits = main_output(output)
-    classes = logits.dim() >= 2 and logits.shape[_class_dimension(logits)] >= 2
-    return sampled_labels(output, generator) if classes else random_projection(output, generator)
+    return logits.dim() >= 2 and logits.shape[_class_dimension(logits)] >= 2
 
 
 def sampled_labels(output: Any, generator: torch.Generator) -> Tensor:
@@ -39,10 +43,16 @@ def sampled_labels(output: Any, generator: torch.Generator) -> Tensor:
         raise CalibrationError(
             f"labels cannot be drawn from an output of shape {tuple(logits.shape)}: it has no dimension of classes"
         )
-    logits = logits.movedim(_class_dimension(logits), -1).reshape(-1, logits.shape[_class_dimension(logits)])
+    logits = class_rows(logits)
     p = logits.detach().softmax(1).cpu()
     labels = torch.multinomial(p, 1, generator=generator)[:, 0].to(logits.device)
     return F.cross_entropy(logits, labels, reduction="sum")
+
+
+def class_rows(logits: Tensor) -> Tensor:
+    """(draws, C): one row of class logits a sample, token or pixel, those of one sample one after the other."""
+    dimension = _class_dimension(logits)
+    return logits.movedim(dimension, -1).reshape(-1, logits.shape[dimension])
 
 
 def random_projection(output: Any, generator: torch.Generator) -> Tensor:

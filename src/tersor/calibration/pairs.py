@@ -6,6 +6,7 @@ Legend: G groups, R rows of a group, N inputs of a row, x the float network's in
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from tersor.calibration.accumulate import Accumulator, Tokens, add_moment
-from tersor.calibration.collect import MEMORY
+from tersor.calibration.collect import MEMORY, POSITIONS
 from tersor.calibration.features import Features
 from tersor.calibration.feedback import as_matrices
 from tersor.calibration.guard import untouched
 from tersor.calibration.hooks import observed
 from tersor.calibration.observer import Use
+from tersor.calibration.order import Enough
 from tersor.calibration.samples import batches, call
 from tersor.calibration.statistics import LayerStatistics
 from tersor.calibration.targets import Target, find_targets
+from tersor.calibration.thinning import Thinning
 from tersor.errors import CalibrationError, MismatchError
 
 
@@ -82,24 +85,27 @@ def collect_pair(
     *,
     seed: int = 0,
     memory: int = MEMORY,
+    positions: int = POSITIONS,
 ) -> dict[str, PairStatistics]:
     """Statistics of the inputs of `layers` in `quantized` (whose earlier layers are quantized) and in `model`.
 
     Both must have the same modules. Of each batch, the float inputs of the chosen layers are held while the second
-    network runs: choose the layers of one block at a time. Other arguments and errors as `collect`; CalibrationError,
-    too, if the networks use a layer differently often or with inputs of different shapes.
+    network runs: choose the layers of one block at a time. The first batch shows how often they are used; later
+    forward passes end with the last of these uses. Other arguments and errors as `collect`; CalibrationError, too, if
+    the networks use a layer differently often or with inputs of different shapes.
     """
     floats, others = find_targets(model, layers), find_targets(quantized, layers)
     if [t.names for t in floats] != [t.names for t in others]:
         raise MismatchError("the float and the quantized model do not have the same layers")
-    held, sums = _Held(), _PairSums(memory)
+    held, sums = _Held(Thinning(positions, seed)), _PairSums(memory)
     for index, (batch, size) in enumerate(batches(samples)):
         held.batch = sums.batch = size
         # The same seed for both: a network that draws numbers draws the same ones.
-        with torch.no_grad(), untouched(model, seed + index), observed(floats, held):
+        with torch.no_grad(), untouched(model, seed + index), observed(floats, held), suppress(Enough):
             call(model, batch, index)
+        sums.uses = held.uses = held.count
         sums.expected = held.take()
-        with torch.no_grad(), untouched(quantized, seed + index), observed(others, sums):
+        with torch.no_grad(), untouched(quantized, seed + index), observed(others, sums), suppress(Enough):
             call(quantized, batch, index)
         sums.end()
     return {name: sums.result(name) for target in others for name in _names(target) if name in sums.accumulators}
@@ -109,25 +115,40 @@ def _names(target: Target) -> Iterator[str]:
     yield from (target.names[local] for local in target.layouts)
 
 
+@dataclass(frozen=True)
+class _Before:
+    """Inputs of one use in the float network, as `Thinning.thin` gives them."""
+
+    inputs: Features | Tokens
+    weight: float
+    places: Tensor | None
+
+
 class _Held:
-    """Keeps the inputs of every use of a batch, by name of the weight."""
+    """Keeps the inputs of every use of a batch, by name of the weight. uses: how many end a pass; 0 for no end."""
 
     batch = 0
     gradients = False
 
-    def __init__(self) -> None:
-        self._uses: dict[str, list[Features | Tokens]] = {}
+    def __init__(self, thinning: Thinning) -> None:
+        self.uses = self.count = 0
+        self._thinning = thinning
+        self._uses: dict[str, list[_Before]] = {}
 
     def observe(self, target: Target, use: Use) -> Tensor:
         """Keeps a use's inputs."""
-        # A copy: the network may overwrite what it gave to the layer.
-        inputs = use.inputs.copy()
-        self._uses.setdefault(target.names[use.weight], []).append(inputs)
+        inputs, weight, places = self._thinning.thin(use.inputs)
+        if places is None:
+            inputs = inputs.copy()  # the network may overwrite what it gave to the layer
+        self._uses.setdefault(target.names[use.weight], []).append(_Before(inputs, weight, places))
+        self.count += 1
+        if self.count == self.uses:
+            raise Enough
         return use.output
 
-    def take(self) -> dict[str, list[Features | Tokens]]:
+    def take(self) -> dict[str, list[_Before]]:
         """What was kept, in order; nothing is kept afterwards."""
-        uses, self._uses = self._uses, {}
+        uses, self._uses, self.count = self._uses, {}, 0
         return uses
 
 
@@ -138,8 +159,9 @@ class _PairSums:
     gradients = False
 
     def __init__(self, memory: int) -> None:
+        self.uses = self._count = 0
         self.accumulators: dict[str, Accumulator] = {}
-        self.expected: dict[str, list[Features | Tokens]] = {}
+        self.expected: dict[str, list[_Before]] = {}
         self._memory = memory
         self._cross: dict[str, Tensor] = {}
         self._sum: dict[str, Tensor] = {}
@@ -156,9 +178,14 @@ class _PairSums:
         waiting = self.expected.get(name)
         if not waiting:
             raise CalibrationError(f"{name}: the quantized model uses it more often than the float model")
-        before = waiting.pop(0)
-        self.accumulators[name].add(use.inputs, use.first)
-        self._add(name, before, use)
+        before, after = waiting.pop(0), use.inputs
+        if isinstance(after, Features):
+            after = after.at(before.places)
+        self.accumulators[name].add(after, use.first, before.weight)
+        self._add(name, before, after, use.first)
+        self._count += 1
+        if self._count == self.uses:
+            raise Enough
         return use.output
 
     def end(self) -> None:
@@ -166,6 +193,7 @@ class _PairSums:
         left = [name for name, uses in self.expected.items() if uses]
         if left:
             raise CalibrationError(f"{left[0]}: the float model uses it more often than the quantized model")
+        self._count = 0
         for name in self.expected:
             self.accumulators[name].samples += self.batch
 
@@ -173,8 +201,8 @@ class _PairSums:
         """The statistics of a weight."""
         return PairStatistics(self.accumulators[name].result(), self._cross[name].cpu(), self._sum[name].cpu())
 
-    def _add(self, name: str, before: Features | Tokens, use: Use) -> None:
-        after = use.inputs
+    def _add(self, name: str, held: _Before, after: Features | Tokens, first: int) -> None:
+        before = held.inputs
         if isinstance(before, Tokens) or isinstance(after, Tokens):
             if not (isinstance(before, Tokens) and isinstance(after, Tokens)):
                 raise MismatchError(f"{name}: an embedding in one model only")
@@ -188,8 +216,8 @@ class _PairSums:
                 f"{name}: its inputs have shape {tuple(before.view.shape)} in the float model, but "
                 f"{tuple(after.view.shape)} in the quantized one"
             )
-        groups = slice(use.first, use.first + after.groups)
+        groups = slice(first, first + after.groups)
         pieces = zip(before.pieces(self._memory), after.pieces(self._memory), strict=True)
         for (_, _, x), (_, _, u) in pieces:
-            add_moment(self._cross[name][groups], x, u)
+            add_moment(self._cross[name][groups], x, u, held.weight)
             self._sum[name][groups] += x.sum((0, 2))

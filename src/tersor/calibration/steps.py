@@ -13,9 +13,7 @@ from torch import Tensor
 
 from tersor.calibration.damping import Factor
 from tersor.errors import UsageError
-
-OCTAVE = 8
-"""Multipliers an octave."""
+from tersor.octaves import OCTAVE, steps_of_multipliers
 
 TRELLIS_FACTOR = 0.625
 """The grid of a trellis of the same rate, as a fraction of the scalar step (each of its quantizers has twice that)."""
@@ -33,27 +31,33 @@ class RowSteps:
     multipliers: Tensor
 
     def values(self) -> Tensor:
-        """float32 (G, R): the steps, 8-bit significands times the float32 nearest to 2^(m / 8)."""
-        return _powers(self.multipliers) * torch.tensor(self.base, dtype=torch.float32)
+        """float32 (G, R): the steps (`octaves.steps_of_multipliers`)."""
+        return steps_of_multipliers(torch.tensor(self.base, dtype=torch.bfloat16), self.multipliers)
 
 
-def loss_steps(weights: Tensor, factor: Factor, rate: float) -> Tensor:
-    """D_r = sqrt(12 rate / (ln 2 G_r)) GM(U_jj), float64 (G, R): steps at which a bit saves `rate` nats in every row.
+def loss_steps(weights: Tensor, factor: Factor, rate: float, exponent: float = 1.0) -> Tensor:
+    """D_r = b c_r^(-e/2), float64 (G, R): steps at which a bit of the layer saves `rate` nats.
 
-    On a fine grid a weight costs G_r D_r^2 / (24 U_jj^2) nats on average, and some constant - log2 D_r bits; the
-    equation makes the ratio of their derivatives by log2 D_r equal `rate`. GM is the geometric mean over a row's
-    columns, which one step must serve. A trellis takes `TRELLIS_FACTOR` times these steps.
+    On a fine grid a weight of row r costs c_r D_r^2 / 24 nats on average, c_r = G_r / GM(U_jj)^2, and some constant
+    - log2 D_r bits. Setting the ratio of their derivatives by log2 b to `rate` gives
 
-    weights: G_r, float64 (G, R), from `LayerStatistics.row_weights`. Rows of weight zero get the step of the smallest
-             positive weight; if all are zero, that of weight one.
-    rate:    nats per bit, positive.
+        b^2 = 12 rate / (ln 2 mean_r(c_r^(1 - e)))
+
+    which for e = 1 is optimal for every row by itself: D_r = sqrt(12 rate / (ln 2 G_r)) GM(U_jj). GM is the geometric
+    mean over a row's columns, which one step must serve. A trellis takes `TRELLIS_FACTOR` times these steps.
+
+    weights:  G_r, float64 (G, R), from `LayerStatistics.row_weights`. Rows of weight zero get the step of the smallest
+              positive weight; if all are zero, that of weight one.
+    rate:     nats per bit, positive.
+    exponent: e, 0 (one step for the layer) to 1: G_r is an estimate, and steps that follow it less are less noisy.
     """
     if not rate > 0 or not math.isfinite(rate):
         raise UsageError(f"rate must be a positive number of nats per bit, got {rate!r}")
     positive = weights[weights > 0]
     least = positive.min() if positive.numel() else torch.ones((), dtype=torch.float64)
-    kept = torch.where(weights > 0, weights, least)
-    return (12 * rate / (math.log(2) * kept)).sqrt() * factor.mean_scale()[:, None]
+    costs = torch.where(weights > 0, weights, least) / factor.mean_scale().square()[:, None]
+    base = (12 * rate / (math.log(2) * costs.pow(1 - exponent).mean())).sqrt()
+    return base * costs.pow(-exponent / 2)
 
 
 def snap(steps: Tensor, exponent: float = 1.0) -> RowSteps:
@@ -69,15 +73,3 @@ def snap(steps: Tensor, exponent: float = 1.0) -> RowSteps:
     base = float(middle.exp2().to(torch.bfloat16))
     offsets = ((logs - math.log2(base)) * exponent * OCTAVE).round().clamp(-127, 127)
     return RowSteps(base, offsets.to(torch.int8))
-
-
-def _powers(multipliers: Tensor) -> Tensor:
-    """float32 2^(m / 8): eight constants times a power of two, the same on every machine."""
-    m = multipliers.to(torch.int64)
-    octaves = torch.div(m, OCTAVE, rounding_mode="floor")
-    return _FRACTIONS[m - octaves * OCTAVE] * torch.ldexp(torch.ones(m.shape), octaves)
-
-
-_FRACTIONS = torch.tensor(
-    [1.0, 1.0905077, 1.1892071, 1.2968396, 1.4142135, 1.5422108, 1.6817929, 1.8340080], dtype=torch.float32
-)

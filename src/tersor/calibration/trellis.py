@@ -15,30 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tersor._native import core
 from tersor.calibration.damping import Factor
-from tersor.errors import MismatchError, UsageError
+from tersor.coding import STATES
+from tersor.errors import UsageError
 from tersor.parallel import ordered_map, thread_pool
 
 _ROWS = 16
 """Rows that a thread takes at a time."""
-
-_NEXT = {
-    1: np.array([[0, 0]], np.uint8),
-    4: np.array([[0, 2], [2, 0], [1, 3], [3, 1]], np.uint8),
-    8: np.array([[0, 2], [5, 7], [1, 3], [6, 4], [2, 0], [4, 6], [3, 1], [7, 5]], np.uint8),
-}
-"""The state after k even and k odd."""
-
-_Q1 = {
-    1: np.array([False]),
-    4: np.array([False, False, True, True]),
-    8: np.array([False, True] * 4),
-}
-"""Whether a state's codes are those of Q1."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +42,7 @@ class Trellis:
     limit: int = 32767
 
     def __post_init__(self) -> None:
-        if self.states not in _NEXT:
+        if self.states not in STATES:
             raise UsageError(f"trellis: states must be 1, 4 or 8, got {self.states!r}")
         if not 1 <= self.survivors <= 16:
             raise UsageError(f"trellis: survivors must be 1 to 16, got {self.survivors!r}")
@@ -102,57 +88,3 @@ def trellis_codes(
         for _ in ordered_map(work, range(0, costs.size, _ROWS), executor, cost=lambda _: 1, budget=64):
             pass
     return torch.from_numpy(codes), torch.from_numpy(costs) * steps.double().square()
-
-
-def to_indices(
-    codes: NDArray[np.integer], states: int = 8, mask: NDArray[np.bool_] | None = None
-) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """(k int16, state uint8), both (rows, N), of codes (rows, N): what the file holds, and under which contexts.
-
-    The state is the one before the weight. Pruned weights have k = 0 and keep the state.
-    Raises MismatchError if the codes are no path through the trellis.
-    """
-    q = codes.astype(np.int32)
-    k = np.empty(q.shape, np.int16)
-    before = np.empty(q.shape, np.uint8)
-    state = np.zeros(q.shape[0], np.uint8)
-    for j in range(q.shape[1]):
-        column = q[:, j]
-        before[:, j] = state
-        odd_grid = _Q1[states][state]
-        if states > 1:
-            fits = np.where(odd_grid, (column % 2 == 1) | (column == 0), column % 2 == 0)
-            if not (fits if mask is None else fits | ~mask[:, j]).all():
-                row = int(np.flatnonzero(~fits)[0])
-                raise MismatchError(
-                    f"the code {column[row]} of row {row}, column {j} is not in state {state[row]}'s grid"
-                )
-        index = column if states == 1 else np.where(odd_grid, (column + np.sign(column)) // 2, column // 2)
-        k[:, j] = index
-        state = _advanced(states, state, index, None if mask is None else mask[:, j])
-    return k, before
-
-
-def from_indices(
-    indices: NDArray[np.integer], states: int = 8, mask: NDArray[np.bool_] | None = None
-) -> NDArray[np.int16]:
-    """The inverse of `to_indices`: q int16 (rows, N) of k (rows, N). MismatchError if a code leaves int16."""
-    k = indices.astype(np.int32)
-    if states == 1:
-        return k.astype(np.int16)
-    if k.size and np.abs(k).max() > 16383:
-        raise MismatchError("an index of a trellis must lie within +-16383")
-    q = np.empty(k.shape, np.int16)
-    state = np.zeros(k.shape[0], np.uint8)
-    for j in range(k.shape[1]):
-        column = k[:, j]
-        q[:, j] = 2 * column - np.where(_Q1[states][state], np.sign(column), 0)
-        state = _advanced(states, state, column, None if mask is None else mask[:, j])
-    return q
-
-
-def _advanced(
-    states: int, state: NDArray[np.uint8], index: NDArray[np.int32], kept: NDArray[np.bool_] | None
-) -> NDArray[np.uint8]:
-    following = _NEXT[states][state, index & 1]
-    return following if kept is None else np.where(kept, following, state)

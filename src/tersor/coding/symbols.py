@@ -22,6 +22,8 @@ _LEAST_BYTES = 512
 _LEAST_GAIN = 200
 """Tables by scale must save this part of the smallest other static stream: they decode more slowly."""
 
+_NUMBERS = 10  # slot of the adaptive models of small numbers
+
 Kept = NDArray[np.uint8] | NDArray[np.bool_]
 
 _DECODERS = {
@@ -34,7 +36,13 @@ _DTYPES = (np.dtype(np.uint8), np.dtype(np.int8), np.dtype(np.int16))
 
 
 def encode_symbols(
-    symbols: Symbols, geometry: Geometry, bits: int, config: CodingConfig, state: State, kept: Kept | None = None
+    symbols: Symbols,
+    geometry: Geometry,
+    bits: int,
+    config: CodingConfig,
+    state: State,
+    kept: Kept | None = None,
+    states: int = 1,
 ) -> tuple[Method, bytes]:
     """Codes `symbols` into a blob; the smallest of what `config` lets it try.
 
@@ -44,10 +52,11 @@ def encode_symbols(
     bits: 1..8 for 8-bit symbols, 1..16 for int16.
     state: updated if the result is adaptive, else left as it is.
     kept: (N,) of bool or of uint8 0 and 1, C-contiguous: which symbols are coded at all; None for all.
+    states: of the trellis whose indices the symbols are (see `trellis.to_indices`), signed then; 1 for none.
 
     Raises ValueError if the arguments contradict each other.
     """
-    return encode_in_slot(symbols, geometry, bits, config, state, bits, kept)
+    return encode_in_slot(symbols, geometry, bits, config, state, bits, kept, states)
 
 
 def encode_in_slot(
@@ -58,12 +67,13 @@ def encode_in_slot(
     state: State,
     slot: int,
     kept: Kept | None = None,
+    states: int = 1,
 ) -> tuple[Method, bytes]:
     """`encode_symbols` with the adaptive model of `slot` (0..31) for unsigned symbols.
 
     Slots 0..8 belong to symbols of that many bits; other streams use their own, so that models do not mix.
     """
-    _check(symbols, geometry, bits, kept)
+    _check(symbols, geometry, bits, kept, states)
     coded = symbols if kept is None else symbols[kept.view(np.bool_)]
     if coded.size == 0:
         return Method.RAW, b""
@@ -72,7 +82,7 @@ def encode_in_slot(
     if config.tries_adaptive:
         trial = state.copy()
         blob = core.encode_adaptive(
-            symbols, bits, geometry.row_length, geometry.kernel, slot, trial.native, _as_mask(kept)
+            symbols, bits, geometry.row_length, geometry.kernel, slot, trial.native, _as_mask(kept), states
         )
         if len(blob) < smallest:
             state.become(trial)
@@ -112,13 +122,14 @@ def decode_symbols(
     bits: int,
     state: State,
     kept: Kept | None = None,
+    states: int = 1,
 ) -> None:
     """Fills `out` (as `symbols` of `encode_symbols`) where it is kept from exactly all bytes of `blob`.
 
     Raises CorruptStreamError if the blob is not one that the method's encoder could have written for these
     arguments, as far as that can be seen.
     """
-    decode_in_slot(method, blob, out, geometry, bits, state, bits, kept)
+    decode_in_slot(method, blob, out, geometry, bits, state, bits, kept, states)
 
 
 def decode_in_slot(
@@ -130,9 +141,10 @@ def decode_in_slot(
     state: State,
     slot: int,
     kept: Kept | None = None,
+    states: int = 1,
 ) -> None:
     """`decode_symbols` for a blob of `encode_in_slot` with the same `slot`."""
-    _check(out, geometry, bits, kept)
+    _check(out, geometry, bits, kept, states)
     count = out.size if kept is None else int(np.count_nonzero(kept))
     if count == 0:
         if method != Method.RAW or len(blob) > 0:
@@ -141,7 +153,7 @@ def decode_in_slot(
     data = as_bytes(blob)
     if method == Method.ADAPTIVE:
         shape = geometry.row_length, geometry.kernel
-        good = core.decode_adaptive(data, out, bits, *shape, slot, state.native, _as_mask(kept))
+        good = core.decode_adaptive(data, out, bits, *shape, slot, state.native, _as_mask(kept), states)
     elif method in (*_DECODERS, Method.BUCKETS):
         coded = out if kept is None else np.empty(count, out.dtype)
         if method == Method.BUCKETS:
@@ -156,6 +168,18 @@ def decode_in_slot(
         raise CorruptStreamError(
             f"damaged {Method(method).name} stream: {len(blob)} bytes do not decode to {count} symbols of {bits} bits"
         )
+
+
+def encode_small_numbers(numbers: NDArray[np.int8], config: CodingConfig, state: State) -> tuple[Method, bytes]:
+    """Codes a vector of small signed numbers that belong to no weight: (N,) contiguous int8, mostly near 0."""
+    return encode_in_slot(numbers.view(np.uint8) ^ 0x80, Geometry(1, numbers.size), 8, config, state, _NUMBERS)
+
+
+def decode_small_numbers(method: Method, blob: Blob, out: NDArray[np.int8], state: State) -> None:
+    """Fills `out` from a blob of `encode_small_numbers`. CorruptStreamError if it is damaged."""
+    words = out.view(np.uint8)
+    decode_in_slot(method, blob, words, Geometry(1, out.size), 8, state, _NUMBERS)
+    words ^= 0x80
 
 
 def entropy(symbols: Symbols) -> float:
@@ -180,7 +204,7 @@ def _as_mask(kept: Kept | None) -> NDArray[np.uint8] | None:
     return None if kept is None else kept.view(np.uint8)
 
 
-def _check(symbols: Symbols, geometry: Geometry, bits: int, kept: Kept | None) -> None:
+def _check(symbols: Symbols, geometry: Geometry, bits: int, kept: Kept | None, states: int) -> None:
     if symbols.dtype not in _DTYPES or symbols.ndim != 1 or not symbols.flags.c_contiguous:
         raise ValueError(
             f"symbols must be a contiguous vector of uint8, int8 or int16, got {symbols.dtype} {symbols.shape}"
@@ -189,6 +213,8 @@ def _check(symbols: Symbols, geometry: Geometry, bits: int, kept: Kept | None) -
         raise ValueError(f"{symbols.size} symbols do not fill the geometry {tuple(geometry)}")
     if not 1 <= bits <= 8 * symbols.itemsize:
         raise ValueError(f"bits must be 1..{8 * symbols.itemsize} for {symbols.dtype}, got {bits}")
+    if states > 1 and symbols.dtype.kind != "i":
+        raise ValueError(f"indices of a trellis are signed, got {symbols.dtype}")
     if kept is not None and (
         kept.dtype not in (np.dtype(np.uint8), np.dtype(np.bool_))
         or kept.shape != symbols.shape

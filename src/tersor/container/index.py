@@ -8,7 +8,8 @@ import torch
 
 from tersor.coding import Method
 from tersor.container.dtypes import wire_type, wire_type_of
-from tersor.container.kinds import COPY, MAX_ELEMENTS, TIE, Common, Params, kind_of
+from tersor.container.kinds import COPY, TIE, kind_of
+from tersor.container.params import MAX_ELEMENTS, SEGMENT, Common, Params
 from tersor.container.text import compress_text, decompress_text
 from tersor.container.wire import ByteReader, ByteWriter
 from tersor.errors import CorruptFileError, LimitError, UsageError
@@ -25,7 +26,6 @@ MAX_TENSORS = 1 << 20
 MAX_ATTACHMENTS = 1 << 16
 MAX_ATTACHMENT = 1 << 30
 MAX_RANK = 8
-SEGMENT = 1 << 20  # elements
 
 SOURCES = ("state_dict", "safetensors", "huggingface", "torch", "npz", "onnx", "gguf")
 # Methods beside those of `coding.Method`.

@@ -250,6 +250,11 @@ class _Wrapped(Params):
         """See `Params`."""
         return self.base.symbol_bits
 
+    @property
+    def states(self) -> int:
+        """See `Params`."""
+        return self.base.states
+
     def code_words(self) -> WireType:
         """See `Params`."""
         return self.base.code_words()

@@ -15,6 +15,8 @@ from tersor.errors import CorruptFileError
 from tersor.tensors import CompressedTensor
 
 MAX_ELEMENTS = 1 << 40
+SEGMENT = 1 << 20
+"""Elements of a segment at most (docs/format.md)."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,12 @@ class Common:
 
 @dataclass(frozen=True)
 class Table:
-    """A small array that belongs to the whole tensor."""
+    """A small array that belongs to the whole tensor. symbols: an int8 vector coded as symbols, not as an array."""
 
     role: str
     dtype: torch.dtype
     shape: tuple[int, ...]
+    symbols: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,11 @@ class Params(ABC):
     def symbol_bits(self) -> int | None:
         """Width of the codes, or None where the codes are an array of values."""
         return None
+
+    @property
+    def states(self) -> int:
+        """Of the trellis whose indices are stored in place of the codes; 1 for none."""
+        return 1
 
     @abstractmethod
     def code_words(self) -> WireType:

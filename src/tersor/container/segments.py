@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Size, Tensor
 
-from tersor.coding import Method, State, decode_array, decode_mask, decode_symbols
+from tersor.coding import (
+    Method,
+    State,
+    decode_array,
+    decode_mask,
+    decode_small_numbers,
+    decode_symbols,
+    into_codes,
+)
 from tersor.container.dtypes import WireType, empty_words, from_words, wire_type
 from tersor.container.index import METHOD_SHARED, Index, Section
 from tersor.container.kinds import Table
@@ -85,6 +93,9 @@ def _decode_segment(view: memoryview, item: Item, sink: Sink, state: State) -> N
 def _decode_table(blob: memoryview, section: Section, table: Table, state: State) -> Tensor:
     row = wire_type(table.dtype, table.role)
     words = empty_words(Size(table.shape).numel(), row)
+    if table.symbols:
+        decode_small_numbers(_method(section), blob, words.view(np.int8), state)
+        return from_words(words, row, table.shape)
     decode_array(_method(section), blob, words, row.kind, geometry(table.shape), state)
     return from_words(words, row, table.shape)
 
@@ -104,7 +115,10 @@ def _decode_codes(
         view = codes.view(np.dtype(f"i{codes.itemsize}")) if row.kind == "signed" else codes
         if mask is not None:
             codes[:] = 0
-        decode_symbols(_method(section), blob, view, part, bits, state, mask)
+        states = sink.params.states
+        decode_symbols(_method(section), blob, view, part, bits, state, mask, states)
+        if states > 1 and view.size:
+            into_codes(view, part.row_length, states, bits, mask)
     elif mask is None:
         _decode_words(blob, section, codes, part, row, state)
     else:

@@ -10,7 +10,16 @@ from typing import IO
 import numpy as np
 from torch import Tensor
 
-from tersor.coding import CodingConfig, Method, State, encode_array, encode_mask, encode_symbols
+from tersor.coding import (
+    CodingConfig,
+    Method,
+    State,
+    encode_array,
+    encode_mask,
+    encode_small_numbers,
+    encode_symbols,
+    to_indices,
+)
 from tersor.container.attachments import encode_attachment
 from tersor.container.checksum import ContentId, xxh3_64
 from tersor.container.dtypes import to_words, wire_type
@@ -21,7 +30,6 @@ from tersor.container.index import (
     MAX_RANK,
     MAX_TENSORS,
     METHOD_SHARED,
-    SEGMENT,
     VERSION,
     AttachmentEntry,
     Index,
@@ -31,8 +39,9 @@ from tersor.container.index import (
     section_roles,
     segment_geometries,
 )
-from tersor.container.kinds import Common, kept, params_of
-from tersor.errors import UsageError
+from tersor.container.kinds import kept, params_of
+from tersor.container.params import SEGMENT, Common, Table
+from tersor.errors import MismatchError, UsageError
 from tersor.layers import Geometry, geometry
 from tersor.parallel import ordered_map
 from tersor.tensors import CompressedTensor
@@ -244,8 +253,8 @@ class _Builder:
             elif role == "codes":
                 method, blob = self._encode_codes(item, mask, state)
             else:
-                table = params.table(value, role)
-                method, blob = self._encode_array(table, geometry(table.shape), None, state)
+                table = next(table for table in params.tables(value.shape) if table.role == role)
+                method, blob = self._encode_table(params.table(value, role), table, state)
             sections.append(Section(role, method, len(blob)))
             blobs.append(blob)
         return sections
@@ -260,7 +269,18 @@ class _Builder:
             return self._encode_array(codes, part, mask, state)
         symbols = np.ascontiguousarray(codes.numpy())
         where = None if mask is None else np.ascontiguousarray(mask.numpy())
-        return encode_symbols(symbols, part, params.symbol_bits, self.coding, state, where)
+        if params.states > 1 and symbols.size:
+            try:
+                symbols = to_indices(symbols, part.row_length, params.states, where)
+            except MismatchError as error:
+                error.args = (f"tensor {self.entries[item.tensor].name!r}: {error.args[0]}",)
+                raise
+        return encode_symbols(symbols, part, params.symbol_bits, self.coding, state, where, params.states)
+
+    def _encode_table(self, values: Tensor, table: Table, state: State) -> tuple[Method, bytes]:
+        if table.symbols:
+            return encode_small_numbers(np.ascontiguousarray(values.reshape(-1).numpy()), self.coding, state)
+        return self._encode_array(values, geometry(table.shape), None, state)
 
     def _encode_array(self, values: Tensor, part: Geometry, mask: Tensor | None, state: State) -> tuple[Method, bytes]:
         row = wire_type(values.dtype, "values")

@@ -138,6 +138,7 @@ def describe(params: Params, masked: bool) -> str:
         grid = next((kind for kind, present in kinds.items() if present), "symmetric")
         where = {0x00: "tensor", 0x20: "channel"}.get(params.granularity, f"group of {params.group_size}")
         words = f"uniform {params.bits} bit {grid} per {where}"
+        words += f", trellis of {params.trellis}" if params.trellis > 1 else ""
     elif isinstance(params, CodebookParams):
         words = f"codebook {params.books} x {params.centroids}" if params.books > 1 else f"codebook {params.centroids}"
     elif isinstance(params, PatchedParams):

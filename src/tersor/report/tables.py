@@ -1,12 +1,9 @@
-"""Plain text tables and the progress line."""
+"""Plain text tables."""
 
 from __future__ import annotations
 
 import math
-import sys
-import time
 from collections.abc import Sequence
-from typing import IO
 
 from tersor.report.comparison import Comparison
 from tersor.report.inspection import Inspection
@@ -90,41 +87,3 @@ def _number(value: float | None, spec: str) -> str:
     if value is None:
         return ""
     return format(value, spec) if math.isfinite(value) else str(value)
-
-
-class ProgressLine:
-    """A bar on a terminal, a plain line every few seconds elsewhere, nothing where `stream` is None."""
-
-    def __init__(self, stream: IO[str] | None = sys.stderr) -> None:
-        self.total = 1
-        self.stream = stream
-        self.done = 0
-        self.terminal = stream is not None and stream.isatty()
-        self.next_time = time.monotonic() + (0.1 if self.terminal else 5.0)
-
-    def start(self, total: int) -> ProgressLine:
-        """Sets the bytes that are to be done."""
-        self.total = max(total, 1)
-        return self
-
-    def __call__(self, name: str, nbytes: int) -> None:
-        """Counts a tensor that is done."""
-        self.done += nbytes
-        now = time.monotonic()
-        if self.stream is None or now < self.next_time:
-            return
-        part = min(self.done / self.total, 1.0)
-        if self.terminal:
-            filled = int(30 * part)
-            self.stream.write(f"\r[{'#' * filled}{'.' * (30 - filled)}] {part:4.0%} {name[-40:]:40}")
-            self.next_time = now + 0.1
-        else:
-            self.stream.write(f"{part:4.0%} {name}\n")
-            self.next_time = now + 5.0
-        self.stream.flush()
-
-    def close(self) -> None:
-        """Clears the bar."""
-        if self.terminal and self.stream is not None:
-            self.stream.write("\r" + " " * 79 + "\r")
-            self.stream.flush()

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 namespace tersor {
 
@@ -18,6 +19,9 @@ struct CodeClass {
 struct TrellisState {
     std::array<CodeClass, 2> classes;  // k even, k odd
     std::array<uint8_t, 2> next;
+
+    // Whether codes are odd or 0, or even, or any.
+    constexpr bool is_odd() const noexcept { return classes[0].zero; }
 };
 
 inline constexpr std::array<CodeClass, 2> kAllIntegers{{{0, 2, false}, {1, 2, false}}};
@@ -41,5 +45,12 @@ inline constexpr std::array<TrellisState, 8> kTrellis8{{
     {kQ0, {3, 1}},
     {kQ1, {7, 5}},
 }};
+
+// The machine of 1, 4 or 8 states.
+constexpr std::span<const TrellisState> trellis_machine(int states) noexcept {
+    if (states == 8) return kTrellis8;
+    if (states == 4) return kTrellis4;
+    return kTrellis1;
+}
 
 }  // namespace tersor

@@ -272,20 +272,3 @@ def test_warnings_are_one_line(tmp_path, capsys):
 def test_progress_is_silent_on_short_runs_without_a_terminal(model, capsys):
     run("compress", model)
     assert capsys.readouterr().err == ""
-
-
-def test_progress_line_draws_a_bar_on_terminals():
-    from tersor.report.tables import ProgressLine
-
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    stream = Terminal()
-    line = ProgressLine(stream).start(100)
-    line.next_time = 0
-    line("a.weight", 50)
-    assert "50%" in stream.getvalue()
-    assert "a.weight" in stream.getvalue()
-    line.close()
-    assert stream.getvalue().endswith("\r")

@@ -1,0 +1,266 @@
+"""Calibrated compression: passes over the whole network, at the multiplier that meets a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tersor.allocation import Budget, Curve, Point, least_size, meet_size
+from tersor.allocation.estimate import LayerSample, estimated_bytes
+from tersor.calibration import divergence, factorize, reestimate, round_vectors
+from tersor.calibration.samples import batches
+from tersor.container.writer import Entry, write_tsr
+from tersor.entries import represent
+from tersor.errors import CalibrationError, UsageError
+from tersor.interop import from_state_dict
+from tersor.model import CompressedModel
+from tersor.parallel import thread_pool
+from tersor.posttraining import Calibrate, Network, Quantized, prepare, quantize
+from tersor.posttraining.layer import by_rows, row_steps, row_weights
+from tersor.progress import Progress
+from tersor.quantization import Lossless
+from tersor.recipe import Recipe, TensorKey
+from tersor.tensors import CompressedTensor
+from tersor.work import Work
+
+Evaluate = Callable[[nn.Module], float]
+
+DEFAULT_BITS = 4.0
+"""The budget where none is given."""
+
+_NEGLIGIBLE = 0.01
+"""Nats a sample that a first trial may cost where the metric decides: too little for most metrics to show."""
+
+
+def compress_calibrated(
+    model: nn.Module,
+    samples: Iterable[Any],
+    *,
+    budget: Budget | None = None,
+    options: Calibrate | None = None,
+    evaluate: Evaluate | None = None,
+    work: Work | None = None,
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> CompressedModel:
+    """The smallest file of `model` for a budget, by what samples without labels show of it.
+
+    model:    in any mode; it is not changed.
+    samples:  batches, as `calibration.collect` takes them; kept in memory, since they are used again and again.
+    budget:   None for 4 bits a weight. Sizes are met to within 1 % below.
+    evaluate: a compressed copy of the model -> a metric, higher is better; needed for `max_drop`, where it is called
+              for each trial (6 at most) and once for the model itself. With other budgets it is called for the result.
+    work:     what it holds is not computed again, with the same result (see `work.identity_of`); None for nothing.
+    threads:  None for one a CPU. The result does not depend on it.
+
+    The result's `curve` holds all trials. Raises UsageError for a budget that cannot be met, saying what can;
+    CalibrationError where samples do not fit the model or `evaluate` fails; errors of `collect`.
+    """
+    budget, options = budget or Budget(bits=DEFAULT_BITS), options or Calibrate()
+    if budget.max_drop is not None and evaluate is None:
+        raise UsageError("max_drop needs evaluate, a function of the model whose result may drop by that much")
+    batched = [batch for batch, _ in batches(samples)]
+    search = _Search(model, batched, options, evaluate, work or Work(None, b""), progress, threads)
+    tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}.values()
+    target = budget.target_bytes(sum(tensor.numel() for tensor in tensors if tensor.is_floating_point()))
+    best = search.meet(target) if target is not None else search.limit(budget.max_drop or 0.0)
+    curve = Curve.of(search.points, best.point, search.reference)
+    return CompressedModel(best.entries, original_bytes=sum(tensor.nbytes for tensor in tensors), curve=curve)
+
+
+def sweep(
+    model: nn.Module,
+    samples: Iterable[Any],
+    rates: Iterable[float],
+    *,
+    options: Calibrate | None = None,
+    evaluate: Evaluate | None = None,
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> Iterator[Trial]:
+    """`model` at each of several multipliers, in nats a bit: a curve of size against quality, calibrated once.
+
+    Arguments and errors as `compress_calibrated`.
+    """
+    batched = [batch for batch, _ in batches(samples)]
+    search = _Search(model, batched, options or Calibrate(), evaluate, Work(None, b""), progress, threads)
+    yield from map(search.trial, rates)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A compressed network: its tensors in the order of the state_dict, and what was measured of it."""
+
+    entries: tuple[Entry, ...]
+    point: Point
+
+
+@dataclass
+class _Search:
+    """Trials of one network, each at its multiplier. Mutable: `points` and `reference` grow with the trials."""
+
+    model: nn.Module
+    samples: list[Any]
+    options: Calibrate
+    evaluate: Evaluate | None
+    work: Work
+    progress: Progress | None
+    threads: int | None
+    points: list[Point] = field(default_factory=list)
+    reference: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.evaluate is not None:
+            self.reference = self._metric("original", self.model)
+        self.network = prepare(self.model, self.samples, self.options, self.work, self.progress)
+
+    def meet(self, target: int) -> Trial:
+        """The best trial of at most `target` bytes."""
+        layers = _layer_samples(self.network, self.options)
+        found = meet_size(self.trial, lambda trial: trial.point.bytes, lambda r: estimated_bytes(layers, r), target)
+        if found is None:
+            floor = min(point.bytes for point in self.points)
+            raise UsageError(
+                f"the budget of {target:,} bytes is below the floor: the smallest file found for this network takes "
+                f"{floor:,} bytes; allow that much, or prune the network first"
+            )
+        return found
+
+    def limit(self, max_drop: float) -> Trial:
+        """The smallest trial whose metric fell by at most `max_drop`."""
+        reference = self.reference
+        assert reference is not None
+
+        def drop(trial: Trial) -> float:
+            return reference - (trial.point.metric if trial.point.metric is not None else -math.inf)
+
+        found = least_size(self.trial, lambda trial: trial.point.bytes, drop, self._first_rate(), max_drop)
+        if found is None:
+            least = min(reference - point.metric for point in self.points if point.metric is not None)
+            raise UsageError(
+                f"no file found keeps the metric within {max_drop:g} of the original's {reference:g}; the closest lost "
+                f"{least:g}: allow more, or give more samples"
+            )
+        return found
+
+    def trial(self, rate: float) -> Trial:
+        """The network at `rate`, measured."""
+        quantized = quantize(self.network, rate, self.options, self.work, threads=self.threads, progress=self.progress)
+        entries = finished(self.network, quantized, self.options)
+        metric = None if self.evaluate is None else self._metric(repr(rate), quantized.student)
+        away = divergence(self.network.reference, quantized.student, self.samples, seed=self.options.seed)
+        trial = Trial(entries, Point(rate, file_bytes(entries, self.threads), away, metric))
+        self.points.append(trial.point)
+        return trial
+
+    def _first_rate(self) -> float:
+        """Where the predicted loss is negligible: at the optimum each weight costs about rate / (2 ln 2) nats."""
+        weights = sum(statistics.shape.numel() for statistics in self.network.statistics.values())
+        return 2 * math.log(2) * _NEGLIGIBLE / weights
+
+    def _metric(self, key: str, model: nn.Module) -> float:
+        found = self.work.load_number(f"metric {key}")
+        if found is not None:
+            return found
+        assert self.evaluate is not None
+        value = measured(self.evaluate, model)
+        self.work.save_number(f"metric {key}", value)
+        return value
+
+
+def measured(evaluate: Evaluate, model: nn.Module) -> float:
+    """What `evaluate` gives for `model`, in evaluation mode. CalibrationError if it fails or gives no finite number."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        value = evaluate(model)
+    except Exception as error:
+        raise CalibrationError(f"evaluate raised {type(error).__name__}: {error}") from error
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise CalibrationError(f"evaluate must return a number, higher is better; it gave {value!r}") from error
+    if not math.isfinite(number):
+        raise CalibrationError(f"evaluate gave {number}; it must return a finite number, higher is better")
+    return number
+
+
+@torch.no_grad()
+def finished(network: Network, quantized: Quantized, options: Calibrate) -> tuple[Entry, ...]:
+    """All tensors of the network, represented; `quantized.student` takes their values."""
+    student = quantized.student
+    if options.reestimate:
+        _reestimated(network, student, options)
+    rounded = round_vectors(student, network.vectors, quantized.rate)
+    for name, vector in rounded.items():
+        student.get_parameter(name).copy_(vector.dequantize())
+    tensors: dict[str, CompressedTensor] = {**quantized.tensors, **rounded}
+    entries = []
+    with from_state_dict(student.state_dict(keep_vars=True)) as checkpoint:
+        keys = [TensorKey(info.name, info.shape, info.dtype) for info in checkpoint.info.tensors]
+        unreached = Recipe.default().plan(keys)
+        for info in checkpoint.info.tensors:
+            tensor: CompressedTensor | None = tensors.get(info.name)
+            if tensor is None and info.tied_to is None:
+                exact = info.name in network.vectors or not _is_left_over(network, info.name, options)
+                representation = Lossless() if exact else unreached[info.name].representation
+                tensor = represent(info.name, checkpoint.read(info.name), representation)
+            entries.append(Entry(info.name, tensor, info.tied_to, info.note))
+    return tuple(entries)
+
+
+def file_bytes(entries: tuple[Entry, ...], threads: int | None = 1) -> int:
+    """The size of the file that holds them, alone."""
+    with thread_pool(threads) as executor:
+        return write_tsr(_Nowhere(), entries, {}, executor=executor).file_bytes  # type: ignore[arg-type]
+
+
+class _Nowhere:
+    """Where files go whose size alone is of interest."""
+
+    def write(self, data: bytes) -> int:
+        return len(data)
+
+
+def _is_left_over(network: Network, name: str, options: Calibrate) -> bool:
+    """Whether no sample reached this parameter, so that nothing is known of it."""
+    parameters = dict(network.model.named_parameters(remove_duplicate=False))
+    kept = any(fnmatchcase(name, pattern) for pattern in options.keep)
+    return name in parameters and name not in network.statistics and not kept
+
+
+def _reestimated(network: Network, student: nn.Module, options: Calibrate) -> None:
+    """Gives `student` the running moments of its own activations if that lowers the divergence."""
+    before = divergence(network.reference, student, network.samples, seed=options.seed)
+    buffers = dict(student.named_buffers())
+    changed: dict[str, Tensor] = {}
+    for name, (mean, variance) in reestimate(student, network.samples, seed=options.seed).items():
+        for key, value in ((f"{name}.running_mean", mean), (f"{name}.running_var", variance)):
+            changed[key] = buffers[key].clone()
+            buffers[key].copy_(value)
+    if divergence(network.reference, student, network.samples, seed=options.seed) >= before:
+        for key, value in changed.items():
+            buffers[key].copy_(value)
+
+
+def _layer_samples(network: Network, options: Calibrate) -> list[LayerSample]:
+    """The layers' weights in units of the steps that they get at a multiplier of one."""
+    samples = []
+    for name, own in network.statistics.items():
+        statistics = by_rows(own)
+        weights = row_weights(statistics, options.row_floor)
+        steps = row_steps(weights, factorize(statistics, options.damping), statistics, 1.0, options)
+        matrices = statistics.layout.matrices(network.model.get_parameter(name).detach())
+        # Indices of a trellis count double steps.
+        width = 2 if options.states > 1 and not statistics.layout.transposed else 1
+        samples.append(LayerSample.of(matrices.reshape(-1, matrices.shape[2]), width * steps.values().reshape(-1)))
+    return samples

@@ -1,0 +1,53 @@
+"""How a network is trained to recover."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tersor.errors import UsageError
+from tersor.training.augment import Augment, default_augment
+from tersor.training.distill import Distance
+
+
+@dataclass(frozen=True)
+class Recover:
+    """How a network is trained.
+
+    codes:       find new codes, too.
+    epochs:      passes over the samples with all codes fixed; 0 for none.
+    patience:    epochs without a smaller held-out distance after which training ends.
+    layer_steps: with `codes`, steps of the optimizer after each layer that is quantized.
+    lr:          Adam's learning rate of float tensors, as a part of each tensor's root mean square.
+    weight_lr:   of weights that are still floats, as a part of each one's step, or of its root mean square.
+    batch:       samples a step, of one of the batches given.
+    temperature: of soft targets.
+    held_out:    share of samples that are not trained on: they decide what is kept.
+    augment:     makes new samples of a batch; None for none. By default pictures are mirrored and shifted.
+    distance:    of the two networks' outputs; None for soft targets of logits and relative errors of other outputs.
+    seed:        of the order of samples and of augmentation.
+    """
+
+    codes: bool = False
+    epochs: int = 12
+    patience: int = 4
+    layer_steps: int = 12
+    lr: float = 0.003
+    weight_lr: float = 0.002
+    batch: int = 64
+    temperature: float = 2.0
+    held_out: float = 0.25
+    augment: Augment | None = default_augment
+    distance: Distance | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for option, low in (("epochs", 0), ("patience", 1), ("layer_steps", 0), ("batch", 1)):
+            if getattr(self, option) < low:
+                raise UsageError(f"recover: {option} must be at least {low}, got {getattr(self, option)!r}")
+        for option in ("lr", "weight_lr", "temperature"):
+            value = getattr(self, option)
+            if not value > 0 or not math.isfinite(value):
+                raise UsageError(f"recover: {option} must be a positive number, got {value!r}")
+        if not 0 <= self.held_out <= 0.9:
+            raise UsageError(f"recover: held_out must be from 0 to 0.9, got {self.held_out!r}")
