@@ -10,12 +10,13 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tersor.allocation import Budget, Curve, Point, least_size, meet_size
 from tersor.allocation.estimate import LayerSample, estimated_bytes
 from tersor.calibration import divergence, factorize, reestimate, round_vectors
-from tersor.calibration.samples import batches
+from tersor.calibration.batchnorm import apply
+from tersor.calibration.samples import listed
 from tersor.container.writer import Entry, file_bytes
 from tersor.disguise import Duplicates
 from tersor.entries import represent
@@ -71,7 +72,7 @@ def compress_calibrated(
         raise UsageError(f"options must be a tersor.Calibrate, got {options!r}")
     if budget.max_drop is not None and evaluate is None:
         raise UsageError("max_drop needs evaluate, a function of the model whose result may drop by that much")
-    batched = [batch for batch, _ in batches(samples)]
+    batched = listed(samples)
     search = _Search(model, batched, options, evaluate, work or Work(None, b""), progress, threads)
     tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}.values()
     target = budget.target_bytes(sum(tensor.numel() for tensor in tensors if tensor.is_floating_point()))
@@ -94,7 +95,7 @@ def sweep(
 
     Arguments and errors as `compress_calibrated`.
     """
-    batched = [batch for batch, _ in batches(samples)]
+    batched = listed(samples)
     search = _Search(model, batched, options or Calibrate(), evaluate, Work(None, b""), progress, threads)
     yield from map(search.trial, rates)
 
@@ -251,16 +252,16 @@ def _is_left_over(network: Network, name: str, options: Calibrate) -> bool:
 
 def _reestimated(network: Network, student: nn.Module, options: Calibrate) -> None:
     """Gives `student` the running moments of its own activations if that lowers the divergence."""
-    before = divergence(network.reference, student, network.samples, seed=options.seed)
-    buffers = dict(student.named_buffers())
-    changed: dict[str, Tensor] = {}
-    for name, (mean, variance) in reestimate(student, network.samples, seed=options.seed).items():
-        for key, value in ((f"{name}.running_mean", mean), (f"{name}.running_var", variance)):
-            changed[key] = buffers[key].clone()
-            buffers[key].copy_(value)
-    if divergence(network.reference, student, network.samples, seed=options.seed) >= before:
-        for key, value in changed.items():
-            buffers[key].copy_(value)
+
+    def away() -> float:
+        return divergence(network.reference, student, network.samples, seed=options.seed)
+
+    before, buffers = away(), dict(student.named_buffers())
+    found = reestimate(student, network.samples, seed=options.seed)
+    own = {n: (buffers[f"{n}.running_mean"].clone(), buffers[f"{n}.running_var"].clone()) for n in found}
+    apply(student, found)
+    if away() >= before:
+        apply(student, own)
 
 
 def _layer_samples(network: Network, options: Calibrate) -> list[LayerSample]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tersor.allocation import Budget
 from tersor.calibrated import Evaluate, compress_calibrated
-from tersor.calibration.samples import batches
+from tersor.calibration.samples import listed
 from tersor.coding import CodingConfig
 from tersor.container.writer import Summary, write_tsr
 from tersor.entries import compressed_entries
@@ -157,7 +157,7 @@ def _calibrated(
     if not isinstance(model, nn.Module):
         raise UsageError(f"calibration runs the model, so that it must be an nn.Module; got {type(model).__name__}")
     options = options or Calibrate()
-    samples = [batch for batch, _ in batches(calibration)]
+    samples = listed(calibration)
     found = None if work is None else Work(work, identity_of(model, samples, options))
     return compress_calibrated(
         model,

@@ -15,7 +15,7 @@ from tersor.calibration.collect import collect
 from tersor.calibration.crossvalidation import cross_validate
 from tersor.calibration.damping import DAMPING
 from tersor.calibration.folding import fold_batch_norms
-from tersor.calibration.samples import batches
+from tersor.calibration.samples import listed
 from tersor.calibration.statistics import LayerStatistics
 from tersor.calibration.targets import find_targets
 from tersor.errors import CalibrationError, UsageError
@@ -166,7 +166,7 @@ def diagnose(
         raise UsageError(f"measure must be True, False or one of {', '.join(NAMES)}; got {measure!r}")
     if chosen is not None and evaluate is None:
         raise UsageError("measure needs evaluate: a function of the model that returns a metric, higher is better")
-    samples = [batch for batch, _ in batches(calibration)]
+    samples = listed(calibration)
     folded = fold_batch_norms(model, samples, seed=seed).model
     halves = [
         collect(folded, part, fisher=True, seed=seed + index, unreached="ignore")

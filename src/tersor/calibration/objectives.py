@@ -29,7 +29,7 @@ def default_objective(output: Any, generator: torch.Generator) -> Tensor:
 def has_classes(output: Any) -> bool:
     """Whether an output looks like class logits, as `default_objective` decides it."""
     logits = main_output(output)
-    return logits.dim() >= 2 and logits.shape[_class_dimension(logits)] >= 2
+    return logits.dim() >= 2 and logits.shape[class_dimension(logits)] >= 2
 
 
 def fisher_projection(output: Any, generator: torch.Generator) -> Tensor:
@@ -56,7 +56,7 @@ def fisher_projection(output: Any, generator: torch.Generator) -> Tensor:
 
 def class_rows(logits: Tensor) -> Tensor:
     """(draws, C): one row of class logits a sample, token or pixel, those of one sample one after the other."""
-    dimension = _class_dimension(logits)
+    dimension = class_dimension(logits)
     return logits.movedim(dimension, -1).reshape(-1, logits.shape[dimension])
 
 
@@ -87,5 +87,6 @@ def main_output(output: Any) -> Tensor:
     )
 
 
-def _class_dimension(logits: Tensor) -> int:
+def class_dimension(logits: Tensor) -> int:
+    """The last one of (B, C) and (B, T, C); 1 of pictures (B, C, H, W)."""
     return 1 if logits.dim() >= 4 else logits.dim() - 1

@@ -32,6 +32,11 @@ def batches(samples: Iterable[Any]) -> Iterator[tuple[Any, int]]:
         raise UsageError("samples: there are none; give at least one batch (an iterator may be used up already)")
 
 
+def listed(samples: Iterable[Any]) -> list[Any]:
+    """The batches of `samples`, to be used again and again. Errors as `batches`."""
+    return [batch for batch, _ in batches(samples)]
+
+
 def call(model: nn.Module, batch: Any, index: int) -> Any:
     """The model's output for a batch. CalibrationError, with what the model raised, if it rejects it."""
     try:

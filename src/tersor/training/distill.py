@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from tersor.calibration.objectives import main_output
+from tersor.calibration.objectives import class_dimension, has_classes, main_output
 from tersor.errors import CalibrationError
 
 Distance = Callable[[Any, Any], Tensor]
@@ -25,7 +25,7 @@ def soft_targets(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> 
     dimension of (B, C) and (B, T, C), and dimension 1 of pictures (B, C, H, W), as in `calibration.objectives`.
     """
     _check_shapes(student, teacher)
-    dim = 1 if student.dim() >= 4 else student.dim() - 1
+    dim = class_dimension(student)
     p = F.log_softmax(teacher.float() / temperature, dim)
     q = F.log_softmax(student.float() / temperature, dim)
     return (p.exp() * (p - q)).sum(dim).mean() * temperature**2
@@ -50,8 +50,7 @@ def default_distance(temperature: float) -> Distance:
 
     def distance(student: Any, teacher: Any) -> Tensor:
         y, target = main_output(student), main_output(teacher)
-        dim = 1 if target.dim() >= 4 else target.dim() - 1
-        if target.dim() >= 2 and target.shape[dim] >= 2:
+        if has_classes(target):
             return soft_targets(y, target, temperature)
         return relative_error(y, target)
 
