@@ -24,7 +24,7 @@ from tersor.errors import CalibrationError, TersorError, UsageError
 from tersor.interop import from_state_dict
 from tersor.model import CompressedModel
 from tersor.posttraining import Calibrate, Network, Quantized, prepare, quantize
-from tersor.posttraining.layer import by_rows, row_steps, row_weights
+from tersor.posttraining.layer import row_steps, row_weights
 from tersor.progress import Progress
 from tersor.quantization import Lossless
 from tersor.recipe import Recipe, TensorKey
@@ -193,8 +193,11 @@ class _Search:
         return value
 
 
-def measured(evaluate: Evaluate, model: nn.Module) -> float:
-    """What `evaluate` gives for `model`, in evaluation mode. CalibrationError if it fails or gives no finite number."""
+def measured(evaluate: Evaluate, model: nn.Module, of: str = "") -> float:
+    """What `evaluate` gives for `model`, in evaluation mode. CalibrationError if it fails or gives no finite number.
+
+    of: what the model is, for messages: " of the model as it is".
+    """
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
@@ -202,16 +205,16 @@ def measured(evaluate: Evaluate, model: nn.Module) -> float:
     except TersorError:
         raise
     except Exception as error:
-        raise CalibrationError(f"evaluate raised {type(error).__name__}: {error}") from error
+        raise CalibrationError(f"evaluate{of} raised {type(error).__name__}: {error}") from error
     finally:
         for module, mode in modes:
             module.training = mode
     try:
         number = float(value)
     except (TypeError, ValueError) as error:
-        raise CalibrationError(f"evaluate must return a number, higher is better; it gave {value!r}") from error
+        raise CalibrationError(f"evaluate{of} must return a number, higher is better; it gave {value!r}") from error
     if not math.isfinite(number):
-        raise CalibrationError(f"evaluate gave {number}; it must return a finite number, higher is better")
+        raise CalibrationError(f"evaluate{of} gave {number}; it must return a finite number, higher is better")
     return number
 
 
@@ -268,7 +271,7 @@ def _layer_samples(network: Network, options: Calibrate) -> list[LayerSample]:
     """The layers' weights in units of the steps that they get at a multiplier of one."""
     samples = []
     for name, own in network.statistics.items():
-        statistics = by_rows(own)
+        statistics = own.in_rows()
         trust = network.trust[name]
         weights = row_weights(statistics, options.row_floor, trust)
         steps = row_steps(weights, factorize(statistics, trust.damping), statistics, 1.0, options)

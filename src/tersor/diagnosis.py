@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tersor.calibrated import measured
 from tersor.calibration.candidates import NAMES, Outcome, outcomes
 from tersor.calibration.collect import collect
 from tersor.calibration.crossvalidation import cross_validate
@@ -18,7 +19,7 @@ from tersor.calibration.folding import fold_batch_norms
 from tersor.calibration.samples import listed
 from tersor.calibration.statistics import LayerStatistics
 from tersor.calibration.targets import find_targets
-from tersor.errors import CalibrationError, UsageError
+from tersor.errors import UsageError
 from tersor.progress import Progress
 from tersor.report.tables import table
 
@@ -176,21 +177,21 @@ def diagnose(
     weights = _by_tensor(folded)
     if not weights:
         raise UsageError("the model has no layers with weights that could be diagnosed")
-    measured = None if chosen is None or evaluate is None else _Measured(folded, evaluate, chosen)
+    measuring = None if chosen is None or evaluate is None else _Measured(folded, evaluate, chosen)
     layers, done, total = [], 0, sum(weight.numel() for _, weight in weights)
     for names, weight in weights:
         done += weight.numel()
         # A table that is a matrix, too, is rounded as the matrix: that has an H to feed errors back with.
         reached = [sorted((h[n] for n in names if n in h), key=lambda s: s.layout.diagonal) for h in halves]
         if reached[0] or reached[-1]:
-            layers.append(_layer(names, weight, reached[0] or reached[-1], reached[-1] or reached[0], measured))
+            layers.append(_layer(names, weight, reached[0] or reached[-1], reached[-1] or reached[0], measuring))
         if progress is not None:
             progress(names[0], done, total)
     layers.sort(key=lambda layer: layer.loss_per_byte, reverse=True)
     known = {id(weight) for _, weight in weights}
     others = {id(t): t.nbytes for t in [*folded.parameters(), *folded.buffers()] if id(t) not in known}
     unreached = tuple(names[0] for names, _ in weights if not any(name in half for name in names for half in halves))
-    return Diagnosis(tuple(layers), unreached, sum(others.values()), None if measured is None else measured.baseline)
+    return Diagnosis(tuple(layers), unreached, sum(others.values()), None if measuring is None else measuring.baseline)
 
 
 def _by_tensor(model: nn.Module) -> list[tuple[list[str], Tensor]]:
@@ -212,7 +213,7 @@ class _Measured:
         self._model = model
         self._evaluate = evaluate
         self.candidate = candidate
-        self.baseline = self._score("the model as it is")
+        self.baseline = measured(evaluate, model, " of the model as it is")
 
     def drop(self, name: str, weight: Tensor, replaced: Tensor) -> float:
         """How much of the metric is lost with `replaced` in place of `weight`, a tensor of the model."""
@@ -220,18 +221,11 @@ class _Measured:
         with torch.no_grad():
             try:
                 weight.copy_(replaced)
-                return self.baseline - self._score(f"the model with {name} at {self.candidate}")
+                return self.baseline - measured(
+                    self._evaluate, self._model, f" of the model with {name} at {self.candidate}"
+                )
             finally:
                 weight.copy_(kept)
-
-    def _score(self, what: str) -> float:
-        try:
-            score = float(self._evaluate(self._model.eval()))
-        except Exception as error:
-            raise CalibrationError(f"evaluate of {what} raised {type(error).__name__}: {error}") from error
-        if not math.isfinite(score):
-            raise CalibrationError(f"evaluate of {what} returned {score}; it must be a finite number, higher is better")
-        return score
 
 
 def _layer(
@@ -239,12 +233,12 @@ def _layer(
     weight: Tensor,
     statistics: list[LayerStatistics],
     judges: list[LayerStatistics],
-    measured: _Measured | None,
+    measuring: _Measured | None,
 ) -> LayerDiagnosis:
     def candidate(outcome: Outcome) -> Candidate:
         drop = None
-        if measured is not None and outcome.name == measured.candidate:
-            drop = measured.drop(names[0], weight, outcome.weight)
+        if measuring is not None and outcome.name == measuring.candidate:
+            drop = measuring.drop(names[0], weight, outcome.weight)
         return Candidate(outcome.name, math.ceil(outcome.bits / 8), outcome.error, outcome.loss, drop)
 
     first, second = statistics[0], judges[0]

@@ -72,7 +72,7 @@ def outcomes(
     """
     judges = judges or statistics
     weight, first = weight.detach().cpu(), statistics[0]
-    shown = first.by_rows() if first.layout.diagonal and first.layout.transposed else first
+    shown = first.in_rows()
     factor = factorize(shown, damping)
     for bits in BITS:
         quantized, size = _uniform(as_matrices(weight, shown), shown, factor, bits)

@@ -99,6 +99,10 @@ class LayerStatistics:
         trace = self.diagonal().sum(1)[:, None]
         return torch.where(trace > 0, self.gradient / trace, torch.zeros_like(self.gradient))
 
+    def in_rows(self) -> LayerStatistics:
+        """The same, of rows that can have steps of their own: `by_rows` of an embedding, itself of other layers."""
+        return self.by_rows() if self.layout.diagonal and self.layout.transposed else self
+
     def by_rows(self) -> LayerStatistics:
         """The same of an embedding (V, D), with its storage rows in place of its outputs as rows.
 

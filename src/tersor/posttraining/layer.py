@@ -76,12 +76,6 @@ def row_steps(
     return snap(steps)
 
 
-def by_rows(statistics: LayerStatistics) -> LayerStatistics:
-    """Statistics whose rows can have steps of their own: embeddings are seen by their rows."""
-    embedding = statistics.layout.diagonal and statistics.layout.transposed
-    return statistics.by_rows() if embedding else statistics
-
-
 def _trellis(statistics: LayerStatistics, options: Calibrate) -> Trellis:
     """Files know no paths along columns, which are the outputs of transposed layouts."""
     return Trellis(1 if statistics.layout.transposed else options.states, options.survivors)

@@ -14,7 +14,7 @@ from tersor.calibration.lockstep import lockstep
 from tersor.calibration.pairs import TARGET_DAMPING, cross_validated_damping
 from tersor.container.writer import Entry, file_bytes
 from tersor.posttraining.candidates import best_candidate
-from tersor.posttraining.layer import Layer, by_rows, row_weights
+from tersor.posttraining.layer import Layer, row_weights
 from tersor.posttraining.network import Network
 from tersor.posttraining.options import Calibrate
 from tersor.progress import Progress
@@ -92,10 +92,10 @@ def _layer(
     original = network.statistics[name]
     trust = network.trust[name]
     options = replace(options, damping=trust.damping)
-    rows = row_weights(by_rows(original), options.row_floor, trust)
+    rows = row_weights(original.in_rows(), options.row_floor, trust)
     pair = functools.reduce(PairStatistics.merge, halves) if halves else None
     if pair is None:
-        statistics, target = by_rows(original), weight
+        statistics, target = original.in_rows(), weight
     else:
         damping = TARGET_DAMPING
         if len(halves) == 2:
