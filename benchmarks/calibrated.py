@@ -122,7 +122,7 @@ def _filed(compressed: CompressedModel, model: nn.Module, start: float) -> tuple
 
 _RATES = {
     "ResNet-20": (2.5e-7, 4e-7, 5.5e-7, 7.5e-7, 1.05e-6),
-    "ResNet-56": (6e-8, 1e-7, 1.6e-7, 2.5e-7, 4e-7),
+    "ResNet-56": (2.5e-8, 4e-8, 6e-8, 9e-8, 1.4e-7),
     "EfficientNet-Lite0": (1e-9, 2.5e-9, 5e-9, 1e-8, 2e-8),
 }
 

@@ -162,7 +162,8 @@ def test_a_budget_below_the_floor_says_what_the_floor_is(net: Net, samples: list
         ({"calibration": []}, "there are none"),
         ({"max_drop": 1}, "max_drop needs calibration"),
         ({"max_bytes": 100, "bits": 4}, "max_bytes excludes"),
-        ({"max_bytes": -1}, "must be a positive number"),
+        ({"max_bytes": -1}, "max_bytes must be a positive number"),
+        ({"calibration": [torch.zeros(2, 3, 8, 8)], "max_drop": -1}, "max_drop must be a number of 0 or more"),
         ({"bits": 2.5}, "whole number"),
         ({"options": FAST}, "options needs calibration"),
         ({"calibration": [torch.zeros(2, 3, 8, 8)], "options": {"states": 1}}, "must be a tersor.Calibrate"),
@@ -175,16 +176,22 @@ def test_contradictions_are_named(net: Net, arguments: dict, message: str) -> No
         tersor.compress(net, **arguments)
 
 
+def test_a_model_without_weights_is_refused() -> None:
+    with pytest.raises(UsageError, match="no weights of floating point"):
+        tersor.compress(torch.nn.ReLU(), calibration=[torch.zeros(2, 3)], bits=4)
+
+
 def test_samples_of_the_wrong_shape_are_named(net: Net) -> None:
     with pytest.raises(CalibrationError, match="sample 0"):
         tersor.compress(net, calibration=[torch.zeros(2, 4, 8, 8)], bits=4)
 
 
-def test_nan_in_samples_names_the_layer(net: Net) -> None:
+def test_inf_in_samples_names_the_layer_and_nan_the_sample(net: Net) -> None:
+    x = torch.zeros(2, 3, 8, 8)
     with pytest.raises(CalibrationError, match=r"stem\.weight"):
-        tersor.compress(
-            net, calibration=[torch.full((2, 3, 8, 8), float("nan"))], bits=4, options=Calibrate(fold=False)
-        )
+        tersor.compress(net, calibration=[x + float("inf")], bits=4, options=Calibrate(fold=False))
+    with pytest.raises(CalibrationError, match=r"sample 1, .*holds NaN"):
+        tersor.compress(net, calibration=[x, x + float("nan")], bits=4)
 
 
 def test_calibration_needs_a_module(net: Net, samples: list[Tensor]) -> None:

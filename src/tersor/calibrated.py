@@ -72,10 +72,13 @@ def compress_calibrated(
         raise UsageError(f"options must be a tersor.Calibrate, got {options!r}")
     if budget.max_drop is not None and evaluate is None:
         raise UsageError("max_drop needs evaluate, a function of the model whose result may drop by that much")
+    tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}.values()
+    weights = sum(tensor.numel() for tensor in tensors if tensor.is_floating_point())
+    if not weights:
+        raise UsageError("the model has no weights of floating point that could be compressed")
     batched = listed(samples)
     search = _Search(model, batched, options, evaluate, work or Work(None, b""), progress, threads)
-    tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}.values()
-    target = budget.target_bytes(sum(tensor.numel() for tensor in tensors if tensor.is_floating_point()))
+    target = budget.target_bytes(weights)
     best = search.meet(target) if target is not None else search.limit(budget.max_drop or 0.0)
     curve = Curve.of(search.points, best.point, search.reference)
     return CompressedModel(best.entries, original_bytes=sum(tensor.nbytes for tensor in tensors), curve=curve)
@@ -170,7 +173,8 @@ class _Search:
 
     def _recovered(self, quantized: Quantized) -> Quantized:
         """`quantized`, or what recovery found that is closer to the network on samples held out from it."""
-        options = Recover(codes=self.options.recover == "codes", seed=self.options.seed)
+        codes, seed = self.options.recover == "codes", self.options.seed
+        options = Recover(codes=codes, classes=self.options.classes, seed=seed)
         found = recover(self.network.model, quantized.student, quantized.tensors, self.samples, options)
         values = {**{name: tensor.dequantize() for name, tensor in found.tensors.items()}, **found.floats}
         with torch.no_grad():

@@ -16,7 +16,7 @@ from tersor.calibration.collect import collect
 from tersor.calibration.crossvalidation import cross_validate
 from tersor.calibration.damping import DAMPING
 from tersor.calibration.folding import fold_batch_norms
-from tersor.calibration.samples import listed
+from tersor.calibration.samples import halves, listed
 from tersor.calibration.statistics import LayerStatistics
 from tersor.calibration.targets import find_targets
 from tersor.errors import UsageError
@@ -169,11 +169,7 @@ def diagnose(
         raise UsageError("measure needs evaluate: a function of the model that returns a metric, higher is better")
     samples = listed(calibration)
     folded = fold_batch_norms(model, samples, seed=seed).model
-    halves = [
-        collect(folded, part, fisher=True, seed=seed + index, unreached="ignore")
-        for index, part in enumerate((samples[::2], samples[1::2]))
-        if part
-    ]
+    found = [collect(folded, half, fisher=True, seed=seed + half.first, unreached="ignore") for half in halves(samples)]
     weights = _by_tensor(folded)
     if not weights:
         raise UsageError("the model has no layers with weights that could be diagnosed")
@@ -182,7 +178,7 @@ def diagnose(
     for names, weight in weights:
         done += weight.numel()
         # A table that is a matrix, too, is rounded as the matrix: that has an H to feed errors back with.
-        reached = [sorted((h[n] for n in names if n in h), key=lambda s: s.layout.diagonal) for h in halves]
+        reached = [sorted((h[n] for n in names if n in h), key=lambda s: s.layout.diagonal) for h in found]
         if reached[0] or reached[-1]:
             layers.append(_layer(names, weight, reached[0] or reached[-1], reached[-1] or reached[0], measuring))
         if progress is not None:
@@ -190,7 +186,7 @@ def diagnose(
     layers.sort(key=lambda layer: layer.loss_per_byte, reverse=True)
     known = {id(weight) for _, weight in weights}
     others = {id(t): t.nbytes for t in [*folded.parameters(), *folded.buffers()] if id(t) not in known}
-    unreached = tuple(names[0] for names, _ in weights if not any(name in half for name in names for half in halves))
+    unreached = tuple(names[0] for names, _ in weights if not any(name in half for name in names for half in found))
     return Diagnosis(tuple(layers), unreached, sum(others.values()), None if measuring is None else measuring.baseline)
 
 

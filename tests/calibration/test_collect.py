@@ -9,6 +9,7 @@ from torch import nn
 from tersor.calibration import products
 from tersor.calibration.collect import collect
 from tersor.calibration.objectives import fisher_projection, random_projection
+from tersor.calibration.samples import halves
 from tersor.errors import CalibrationError, TersorWarning, UsageError
 
 from .nets import explicit_gradient, explicit_moment, squares
@@ -355,8 +356,12 @@ def test_bad_samples_are_named():
         collect(model, [x.numpy()])
     with pytest.raises(UsageError, match="iterable"):
         collect(model, 7)
-    with pytest.raises(CalibrationError, match=r"0\.weight: its input holds NaN"):
+    with pytest.raises(CalibrationError, match=r"sample 1, torch.float32 \(1, 3\), holds NaN"):
         collect(model, [x, torch.tensor([[1.0, float("nan"), 2.0]])])
+    with pytest.raises(CalibrationError, match=r"sample 3, torch.float32 \(2, 4\)"):
+        collect(model, halves([x, x, x, torch.randn(2, 4)])[1])
+    with pytest.raises(CalibrationError, match=r"0\.weight: its input holds NaN, Inf"):
+        collect(model, [x, torch.tensor([[1.0, float("inf"), 2.0]])])
     with torch.no_grad():
         model[0].bias[0] = float("inf")
     with pytest.raises(CalibrationError, match=r"2\.weight: its input holds NaN, Inf"):

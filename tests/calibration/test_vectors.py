@@ -147,7 +147,7 @@ def test_errors():
     with pytest.raises(CalibrationError, match="sample 0"):
         vector_weights(model, [x[:, :2]], ["bias"])
     with pytest.raises(CalibrationError, match=r"bias.*NaN"):
-        vector_weights(model, [x * math.nan], ["bias"], objective=squares)
+        vector_weights(model, [x * math.inf], ["bias"], objective=squares)
     for rate in (0.0, math.nan, -1.0):
         with pytest.raises(UsageError, match="rate"):
             round_vectors(model, {"bias": 1.0}, rate)

@@ -235,6 +235,7 @@ BAD = [
     (["--work", "x", "--curve", "y"], 2, "--work, --curve need --model"),
     (["--max-bytes", "1MB", "--recover", "codes"], 2, "--recover needs --model"),
     (["--max-bytes", "1MB", "--exclude", "x"], 2, "--exclude needs --model"),
+    (["--max-bytes", "1MB", "--techniques", "codebook"], 2, "--techniques needs --model"),
     (["--max-bytes", "1MB", "--bits", "4"], 2, "--max-bytes and --bits exclude each other"),
     (["--max-bytes", "1MB", "--lossless"], 2, "--max-bytes excludes --lossless"),
     (["--max-bytes", "0"], 2, "at least one byte"),
@@ -289,8 +290,8 @@ def test_bare_weights_within_a_budget(library, monkeypatch, folder):
         return compress(path, bits=3)
 
     monkeypatch.setattr(sys.modules["tersor.compress"], "compress", data_free)
-    assert run("compress", "net.pt", "--max-bytes", "2KiB", "--techniques", "codebook") == 0
-    assert asked == {"path": "net.pt", "max_bytes": 2048, "options": Calibrate(techniques=("codebook",))}
+    assert run("compress", "net.pt", "--max-bytes", "2KiB") == 0
+    assert asked == {"path": "net.pt", "max_bytes": 2048, "options": Calibrate()}
     assert run("decompress", "net.tsr", "-o", "back.pt") == 0
     assert torch.load("back.pt", weights_only=True)["epoch"] == 3
 

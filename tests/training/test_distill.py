@@ -31,5 +31,6 @@ def test_outputs_are_recognised():
     a, b = torch.randn(5, 3), torch.randn(5, 3)
     assert distance({"logits": a}, {"logits": b}) == soft_targets(a, b)
     assert distance(a[:, :1], b[:, :1]) == relative_error(a[:, :1], b[:, :1])
+    assert default_distance(1.0, classes=False)(a, b) == relative_error(a, b)
     with pytest.raises(CalibrationError, match="shape"):
         distance(a, b[:4])

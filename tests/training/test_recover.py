@@ -142,7 +142,7 @@ def test_errors_name_what_is_wrong():
     with pytest.raises(CalibrationError, match="step 3"):
         recover(model, student, tensors, samples, dataclasses.replace(FAST, distance=_turns_bad()))
     with pytest.raises(CalibrationError, match="held-out"):
-        recover(model, student, tensors, [torch.full((4, 3, 8, 8), torch.nan)], FAST)
+        recover(model, student, tensors, [torch.full((4, 3, 8, 8), torch.inf)], FAST)
 
 
 def _turns_bad():

@@ -29,7 +29,8 @@ class Budget:
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             if not number or value < 0 or (value == 0 and name != "max_drop"):
-                raise UsageError(f"{name} must be a positive number, got {value!r}")
+                least = "a number of 0 or more" if name == "max_drop" else "a positive number"
+                raise UsageError(f"{name} must be {least}, got {value!r}")
 
     def target_bytes(self, weights: int) -> int | None:
         """The size asked for, of a network of `weights` numbers; None for other budgets."""

@@ -51,7 +51,7 @@ def reestimate(model: nn.Module, samples: Iterable[Any], *, seed: int = 0) -> di
                 return _normalised(module, args[0], output, name, sums)
 
             stack.callback(module.register_forward_hook(hook).remove)
-        for index, (batch, _) in enumerate(batches(samples)):
+        for index, batch, _ in batches(samples):
             call(model, batch, index)
     return {name: _moments(norms[name], s) for name, s in sums.items() if s.count > 1}
 

@@ -72,7 +72,7 @@ def collect(
     objective = default_objective if isinstance(fisher, bool) else fisher
     generator = torch.Generator().manual_seed(seed)
     with untouched(model, seed), observed(targets, observe):
-        for index, (batch, size) in enumerate(batches(samples)):
+        for index, batch, size in batches(samples):
             observe.start(size)
             with torch.set_grad_enabled(bool(fisher)):
                 output = call(model, batch, index)

@@ -104,7 +104,7 @@ def divergence(
     losses: list[float] = []
 
     def visit(index: int, output: Any, size: int) -> bool:
-        expected, value = reference.outputs[index], main_output(output)
+        expected, value = reference.outputs[len(losses)], main_output(output)
         if value.shape != expected.shape:
             raise CalibrationError(
                 f"sample {index}: the outputs to compare have shapes {tuple(expected.shape)} and {tuple(value.shape)}; "
@@ -126,7 +126,7 @@ def divergence(
 def _visit_outputs(model: nn.Module, samples: Iterable[Any], seed: int, visit: Callable[[int, Any, int], bool]) -> None:
     """Calls visit(index, output, B) for one batch after the other, until it returns False."""
     with torch.no_grad(), untouched(model, seed):
-        for index, (batch, size) in enumerate(batches(samples)):
+        for index, batch, size in batches(samples):
             if not visit(index, call(model, batch, index), size):
                 break
 

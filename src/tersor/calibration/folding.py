@@ -65,7 +65,7 @@ def fold_batch_norms(model: nn.Module, samples: Iterable[Any], *, seed: int = 0)
 
     Raises UsageError for no samples, or a model that cannot be copied; CalibrationError if the model rejects them.
     """
-    batch = next(iter(batches(samples)))[0]
+    batch = next(iter(batches(samples)))[1]
     result = _copied(model)
     work, batch, tolerance = _widened(result, batch, seed)
     reference = _outputs(work, batch, seed)

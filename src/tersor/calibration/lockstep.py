@@ -58,7 +58,7 @@ def lockstep(
     with untouched(model, seed), untouched(student, seed), ExitStack() as stack:
         walk = _Walk(memory, Thinning(positions, seed))
         pairs = []
-        for index, (batch, size) in enumerate(batches(samples)):
+        for index, batch, size in batches(samples):
             both = (_Walker(network, batch, index, size) for network in (model, student))
             pairs.append(tuple(stack.enter_context(walker) for walker in both))
         stack.enter_context(_hooks(floats, walk.at_float))

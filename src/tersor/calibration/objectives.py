@@ -45,7 +45,8 @@ def fisher_projection(output: Any, generator: torch.Generator) -> Tensor:
     logits = main_output(output).float()
     if logits.dim() < 2:
         raise CalibrationError(
-            f"an output of shape {tuple(logits.shape)} has no dimension of classes; pass fisher=random_projection"
+            f"an output of shape {tuple(logits.shape)} has no dimension of classes; take it for values, by "
+            "fisher=random_projection or Calibrate(outputs='values')"
         )
     logits = class_rows(logits)
     p = logits.detach().softmax(1)
@@ -82,8 +83,8 @@ def main_output(output: Any) -> Tensor:
         if isinstance(part, Tensor) and part.is_floating_point():
             return part
     raise CalibrationError(
-        f"the model returns {type(output).__name__}, without a tensor to take gradients of; pass fisher=a function of "
-        "(output, generator) that returns a scalar"
+        f"the model returns {type(output).__name__}, without a tensor to take gradients of; wrap it in a module that "
+        "returns one, or give `collect` fisher=a function of (output, generator) that returns a scalar"
     )
 
 

@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tersor.errors import CalibrationError, TersorError, UsageError
 
 
-def batches(samples: Iterable[Any]) -> Iterator[tuple[Any, int]]:
-    """(batch, number of samples in it). UsageError if there are none, or one is of an unknown kind."""
+@dataclass(frozen=True)
+class Half:
+    """Every second batch, from the one numbered `first` on. Messages go on counting as the whole does."""
+
+    whole: Sequence[Any]
+    first: int
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.whole[self.first :: 2])
+
+
+def halves(samples: Sequence[Any]) -> tuple[Half, ...]:
+    """Both halves of some batches, to try on one what the other promises; one alone where there is one batch only."""
+    return tuple(Half(samples, first) for first in range(min(len(samples), 2)))
+
+
+def batches(samples: Iterable[Any]) -> Iterator[tuple[int, Any, int]]:
+    """(number for messages, batch, samples in it) of all batches that are not empty.
+
+    Raises UsageError if there are none, or one is of an unknown kind; CalibrationError for one that holds NaN.
+    """
+    first, step = (samples.first, 2) if isinstance(samples, Half) else (0, 1)
     if isinstance(samples, (Tensor, Mapping)):
         samples = [samples]
     if not isinstance(samples, Iterable):
         raise UsageError(f"samples must be an iterable of batches, got {type(samples).__name__}")
     empty = True
-    for index, batch in enumerate(samples):
+    for place, batch in enumerate(samples):
+        index = first + step * place
         tensors = _tensors(batch)
         if not isinstance(batch, (Tensor, tuple, list, Mapping)) or not tensors:
             raise UsageError(
@@ -26,15 +49,17 @@ def batches(samples: Iterable[Any]) -> Iterator[tuple[Any, int]]:
         size = tensors[0].shape[0] if tensors[0].dim() else 1
         if size == 0:
             continue
+        if any(tensor.is_floating_point() and bool(torch.isnan(tensor).any()) for tensor in tensors):
+            raise CalibrationError(f"sample {index}, {_described(batch)}, holds NaN; leave it out, or mend it")
         empty = False
-        yield batch, size
+        yield index, batch, size
     if empty:
         raise UsageError("samples: there are none; give at least one batch (an iterator may be used up already)")
 
 
 def listed(samples: Iterable[Any]) -> list[Any]:
     """The batches of `samples`, to be used again and again. Errors as `batches`."""
-    return [batch for batch, _ in batches(samples)]
+    return [batch for _, batch, _ in batches(samples)]
 
 
 def call(model: nn.Module, batch: Any, index: int) -> Any:

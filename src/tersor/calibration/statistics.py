@@ -6,6 +6,8 @@ row, x an input vector (N,), d = dL/dy the gradient of the loss at an output.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -127,13 +129,13 @@ class LayerStatistics:
         )
 
 
-def merge(first: dict[str, LayerStatistics], second: dict[str, LayerStatistics]) -> dict[str, LayerStatistics]:
-    """Statistics of both sets of samples, weight by weight; weights that only one of them has are kept.
+def merge(*parts: Mapping[str, LayerStatistics]) -> dict[str, LayerStatistics]:
+    """Statistics of all sets of samples, weight by weight; weights that only some of them have are kept.
 
-    Raises MismatchError, naming the weight, where the two are of different layers.
+    Raises MismatchError, naming the weight, where they are of different layers.
     """
-    merged = dict(first)
-    for name, statistics in second.items():
+    merged: dict[str, LayerStatistics] = {}
+    for name, statistics in itertools.chain.from_iterable(part.items() for part in parts):
         try:
             merged[name] = merged[name].merge(statistics) if name in merged else statistics
         except MismatchError as error:

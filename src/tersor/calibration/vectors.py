@@ -63,7 +63,7 @@ def vector_weights(
     with untouched(model, seed), torch.enable_grad():
         for parameter in wanted.values():
             parameter.requires_grad_(True)
-        for index, (batch, size) in enumerate(batches(samples)):
+        for index, batch, size in batches(samples):
             output = call(model, batch, index)
             for draw in range(draws):
                 loss = objective(output, generator)

@@ -73,7 +73,7 @@ def _check(options: argparse.Namespace) -> None:
     if len(budgets) > 1:
         raise UsageError(f"{' and '.join(budgets)} exclude each other; give one budget")
     if options.model is None:
-        others = given_options(options, (*MODEL_OPTIONS, "recover", "work", "curve", "exclude"))
+        others = given_options(options, (*MODEL_OPTIONS, *SEARCH_OPTIONS, "exclude"))
         if others:
             raise UsageError(f"{', '.join(others)} need{'s' if len(others) == 1 else ''} --model and --calibration")
     elif not budgets:

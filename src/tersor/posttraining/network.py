@@ -28,6 +28,7 @@ from tersor.calibration import (
     vector_weights,
 )
 from tersor.calibration.collect import collect, tell_unreached
+from tersor.calibration.samples import halves
 from tersor.calibration.targets import find_targets
 from tersor.errors import UsageError
 from tersor.posttraining.options import Calibrate
@@ -35,7 +36,6 @@ from tersor.progress import Progress
 from tersor.work import Work
 
 _OBJECTIVES = {"auto": default_objective, "logits": fisher_projection, "values": random_projection}
-_CLASSES = {"auto": None, "logits": True, "values": False}
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,10 @@ def prepare(
         own = copy.deepcopy(model).eval()
         biases = bias_of(own)
     report("collecting statistics", 1, 4)
-    halves = _halves(own, samples, options, work)
-    found = merge(*halves)
+    found = _statistics(own, samples, options, work)
     order = execution_order(own, samples[0], seed=options.seed)
-    statistics, paired = _of_parameters(own, found, order, options)
-    parts = [_of_parameters(own, half, order, options)[0] for half in halves]
+    statistics, paired = _of_parameters(own, merge(*found), order, options)
+    parts = [_of_parameters(own, half, order, options)[0] for half in found]
     trust = {name: _trust(name, [part[name] for part in parts if name in part], options, work) for name in statistics}
     report("weighing the other parameters", 2, 4)
     others = [
@@ -90,35 +89,35 @@ def prepare(
     ]
     vectors = vector_weights(own, samples, others, objective=_OBJECTIVES[options.outputs], seed=options.seed)
     report("noting outputs", 3, 4)
-    reference = reference_outputs(own, samples, classes=_CLASSES[options.outputs], seed=options.seed)
+    reference = reference_outputs(own, samples, classes=options.classes, seed=options.seed)
     return Network(own, samples, statistics, trust, paired, biases, vectors, reference)
 
 
-def _halves(
+def _statistics(
     model: nn.Module, samples: list[Any], options: Calibrate, work: Work
-) -> tuple[dict[str, LayerStatistics], dict[str, LayerStatistics]]:
-    """Statistics of every second batch, and of the others; the latter are empty where there is one batch only."""
-    halves: list[dict[str, LayerStatistics]] = []
-    for index, part in enumerate((samples[::2], samples[1::2])):
-        found = work.load_statistics(f"half {index}") if part else {}
+) -> list[dict[str, LayerStatistics]]:
+    """Statistics of each half of the batches."""
+    parts: list[dict[str, LayerStatistics]] = []
+    for half in halves(samples):
+        found = work.load_statistics(f"half {half.first}")
         if found is None:
-            objective = _OBJECTIVES[options.outputs]
-            found = collect(model, part, fisher=objective, seed=options.seed + index, unreached="ignore")
-            work.save_statistics(f"half {index}", found)
-        halves.append(found)
+            objective, seed = _OBJECTIVES[options.outputs], options.seed + half.first
+            found = collect(model, half, fisher=objective, seed=seed, unreached="ignore")
+            work.save_statistics(f"half {half.first}", found)
+        parts.append(found)
     names = dict.fromkeys(target.names[local] for target in find_targets(model, None) for local in target.layouts)
-    tell_unreached([name for name in names if not any(name in half for half in halves)], "warn")
-    return halves[0], halves[1]
+    tell_unreached([name for name in names if not any(name in part for part in parts)], "warn")
+    return parts
 
 
-def _trust(name: str, halves: list[LayerStatistics], options: Calibrate, work: Work) -> Trust:
+def _trust(name: str, parts: list[LayerStatistics], options: Calibrate, work: Work) -> Trust:
     """As `cross_validate`; the least damping where one half of the samples did not reach the layer."""
-    if len(halves) < 2 or halves[0].layout != halves[1].layout:
+    if len(parts) < 2 or parts[0].layout != parts[1].layout:
         return Trust(options.damping)
     known = [work.load_number(f"{key} {name}") for key in ("damping", "correction")]
     if known[0] is not None and known[1] is not None:
         return Trust(known[0], known[1])
-    trust = cross_validate(halves[0], halves[1], options.damping)
+    trust = cross_validate(parts[0], parts[1], options.damping)
     work.save_number(f"damping {name}", trust.damping)
     work.save_number(f"correction {name}", trust.correction)
     return trust

@@ -78,6 +78,11 @@ class Calibrate(Options):
             raise UsageError(f"calibrate: techniques must name one at least of {', '.join(TECHNIQUES)}")
         self.check_integer("seed", 0, (1 << 63) - 1)
 
+    @property
+    def classes(self) -> bool | None:
+        """Whether outputs are logits of classes; None for what they look like."""
+        return None if self.outputs == "auto" else self.outputs == "logits"
+
     def trellis(self) -> Trellis:
         """The search for codes. UsageError for what it does not offer."""
         return Trellis(self.states, self.survivors)

@@ -42,15 +42,16 @@ def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
     return (y - target).square().mean() / spread.clamp(min=1e-12)
 
 
-def default_distance(temperature: float) -> Distance:
-    """`soft_targets` where an output looks like class logits (`calibration.default_objective`), else `relative_error`.
+def default_distance(temperature: float, classes: bool | None = None) -> Distance:
+    """`soft_targets` of logits of classes, `relative_error` of other outputs.
 
-    Embeddings look like logits: pass a distance that takes `relative_error` of them.
+    classes: which of them outputs are; None for logits where they look like them (`calibration.default_objective`), as
+             embeddings do, too.
     """
 
     def distance(student: Any, teacher: Any) -> Tensor:
         y, target = main_output(student), main_output(teacher)
-        if has_classes(target):
+        if has_classes(target) if classes is None else classes:
             return soft_targets(y, target, temperature)
         return relative_error(y, target)
 

@@ -24,7 +24,7 @@ def held_out(samples: Iterable[Any], share: float) -> tuple[list[Any], list[Any]
     train: list[Any] = []
     held: list[Any] = []
     whole: list[Any] = []
-    for batch, size in batches(samples):
+    for _, batch, size in batches(samples):
         kept = size - round(size * share)
         if _length(batch) is None or size == 1:
             whole.append(batch)

@@ -26,7 +26,9 @@ class Recover:
     temperature: of soft targets.
     held_out:    share of samples that are not trained on: they decide what is kept.
     augment:     makes new samples of a batch; None for none. By default pictures are mirrored and shifted.
-    distance:    of the two networks' outputs; None for soft targets of logits and relative errors of other outputs.
+    classes:     whether outputs are logits of classes, which take soft targets, or others, which take relative errors;
+                 None for what they look like.
+    distance:    of the two networks' outputs, where it is to be another one.
     seed:        of the order of samples and of augmentation.
     """
 
@@ -40,6 +42,7 @@ class Recover:
     temperature: float = 2.0
     held_out: float = 0.25
     augment: Augment | None = default_augment
+    classes: bool | None = None
     distance: Distance | None = None
     seed: int = 0
 

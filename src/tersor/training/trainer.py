@@ -34,7 +34,7 @@ class Trainer:
     ) -> None:
         self.teacher = teacher
         self.progress = progress
-        self.distance = options.distance or default_distance(options.temperature)
+        self.distance = options.distance or default_distance(options.temperature, options.classes)
         self.steps = 0
         self.options = options
         self._held = [piece for batch in held for piece in pieces(batch, _HELD)]
