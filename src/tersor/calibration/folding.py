@@ -67,6 +67,8 @@ def fold_batch_norms(model: nn.Module, samples: Iterable[Any], *, seed: int = 0)
     """
     batch = next(iter(batches(samples)))[1]
     result = _copied(model)
+    if not any(_affine(module) for module in result.modules()):
+        return Folded(result, bias_of(result), {})
     work, batch, tolerance = _widened(result, batch, seed)
     reference = _outputs(work, batch, seed)
     pairs = adjacent(work, batch, seed)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tersor.calibration.guard import untouched
-from tersor.calibration.objectives import Objective, default_objective
+from tersor.calibration.objectives import Objective, class_rows, default_objective, main_output
 from tersor.calibration.samples import batches, call
 from tersor.errors import CalibrationError, UsageError
 from tersor.tensors import Uniform
@@ -45,7 +45,7 @@ def vector_weights(
     names:     of parameters. What no sample reached, or is no float, has no entry in the result; nor have buffers,
                which have no gradients.
     objective: summed over samples, with gradients of mean zero over its own draws, as those of `objectives` are.
-    limit:     samples to be satisfied with; whole batches are used.
+    limit:     predictions (samples, times tokens or pixels) to be satisfied with; whole batches are used.
     Raises UsageError for unknown names or no samples; CalibrationError where the model rejects a sample, or gradients
     are NaN or Inf. The model is not changed.
     """
@@ -59,7 +59,7 @@ def vector_weights(
     sums = dict.fromkeys(wanted, 0.0)
     reached: set[str] = set()
     generator = torch.Generator().manual_seed(seed)
-    seen = 0
+    seen = predictions = 0
     with untouched(model, seed), torch.enable_grad():
         for parameter in wanted.values():
             parameter.requires_grad_(True)
@@ -71,7 +71,9 @@ def vector_weights(
                     sums[name] += square / draws
                     reached.add(name)
             seen += size
-            if limit is not None and seen >= limit:
+            value = main_output(output)
+            predictions += class_rows(value).shape[0] if value.dim() >= 2 else size
+            if limit is not None and predictions >= limit:
                 break
     return {name: sums[name] / seen for name in wanted if name in reached}
 
