@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from tersor.calibration.candidates import NAMES, entropy, outcomes
 from tersor.calibration.collect import collect
 from tersor.calibration.divergence import divergence
+from tersor.calibration.outcomes import NAMES, entropy, outcomes
 from tersor.diagnosis import Candidate, Diagnosis, LayerDiagnosis, diagnose
 from tersor.errors import CalibrationError, UsageError
 

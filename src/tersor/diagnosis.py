@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from tersor.calibrated import measured
-from tersor.calibration.candidates import NAMES, Outcome, outcomes
 from tersor.calibration.collect import collect
 from tersor.calibration.crossvalidation import cross_validate
 from tersor.calibration.damping import DAMPING
 from tersor.calibration.folding import fold_batch_norms
+from tersor.calibration.outcomes import NAMES, Outcome, outcomes
 from tersor.calibration.samples import halves, listed
 from tersor.calibration.statistics import LayerStatistics
 from tersor.calibration.targets import find_targets
@@ -36,7 +36,7 @@ _SHOWN = 5
 class Candidate:
     """A layer in one representation, all others being as they are.
 
-    name:  one of `calibration.candidates.NAMES`.
+    name:  one of `calibration.outcomes.NAMES`.
     bytes: of its weight in a file, estimated from the distribution of its codes.
     error: of its outputs, E|(W - Wq) x|^2 / E|W x|^2.
     loss:  predicted divergence of the network's outputs, nats a sample.
