@@ -11,8 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from tersor import Binarize, Cast, FixedPoint, Lossless, Palettize, Prune, Quantize, Recipe, Rule, Ternarize, compress
+from tersor.calibration import Factor, LayerStatistics, Layout, dependent_uniform, snap
+from tersor.container.writer import Entry
 from tersor.model import CompressedModel
 from tersor.storage import save
+from tersor.tensors import Uniform
 
 FOLDER = Path(__file__).parent
 
@@ -48,9 +51,8 @@ def model() -> CompressedModel:
         + [Rule("sparse.weight", Palettize(bits=4), Prune(density=0.2))]
     )
     compressed = compress(state, recipe, threads=1)
-    return CompressedModel(
-        compressed.entries, "torch", {"note": b"golden", "repeated": b"abc" * 6000}, compressed.original_bytes
-    )
+    entries = (*compressed.entries, Entry("trellis.weight", on_trellis(torch.randn(6, 16, generator=g))))
+    return CompressedModel(entries, "torch", {"note": b"golden", "repeated": b"abc" * 6000}, compressed.original_bytes)
 
 
 def in_disguise(g: torch.Generator) -> dict[str, torch.Tensor]:
@@ -68,6 +70,15 @@ def in_disguise(g: torch.Generator) -> dict[str, torch.Tensor]:
         "disguise.copy": signs.clone(),
         "disguise.integers": torch.tensor([-(10**9), 3, 10**12])[torch.randint(3, (200,), generator=g)],
     }
+
+
+def on_trellis(weight: torch.Tensor) -> Uniform:
+    """Codes that are a path of 8 states, rows with steps of their own."""
+    rows, columns = weight.shape
+    layout, one = Layout(diagonal=True), torch.ones(1, columns)
+    statistics = LayerStatistics(weight.shape, layout, 1, torch.ones(1).long(), one, 0 * one.double(), None)
+    steps = snap(torch.linspace(0.1, 0.4, rows, dtype=torch.float64)[None])
+    return dependent_uniform(weight, statistics, Factor(None, one.double()), steps)
 
 
 def main() -> None:
