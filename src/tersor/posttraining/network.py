@@ -83,7 +83,7 @@ def prepare(
     order = execution_order(own, samples[0], seed=options.seed)
     statistics, paired = _of_parameters(own, merge(*found), order, options)
     parts = [_of_parameters(own, half, order, options)[0] for half in found]
-    trust = {name: _trust(name, [part[name] for part in parts if name in part], options, work) for name in statistics}
+    trust = _trusts({name: [part[name] for part in parts if name in part] for name in statistics}, options, work)
     report("weighing the other parameters", 2, 4)
     others = [
         name
@@ -112,6 +112,24 @@ def _statistics(
     names = dict.fromkeys(target.names[local] for target in find_targets(model, None) for local in target.layouts)
     tell_unreached([name for name in names if not any(name in part for part in parts)], "warn")
     return parts
+
+
+def _trusts(layers: Mapping[str, list[LayerStatistics]], options: Calibrate, work: Work) -> dict[str, Trust]:
+    """By name. Layers that take in the same, one after the other (queries, keys, values), are found out once."""
+    found: dict[str, Trust] = {}
+    last: list[LayerStatistics] = []
+    for name, parts in layers.items():
+        if not found or not _same_inputs(last, parts):
+            trust = _trust(name, parts, options, work)
+        last, found[name] = parts, trust
+    return found
+
+
+def _same_inputs(first: list[LayerStatistics], second: list[LayerStatistics]) -> bool:
+    return len(first) == len(second) and all(
+        a.layout == b.layout and a.samples == b.samples and torch.equal(a.moment, b.moment)
+        for a, b in zip(first, second, strict=True)
+    )
 
 
 def _trust(name: str, parts: list[LayerStatistics], options: Calibrate, work: Work) -> Trust:
