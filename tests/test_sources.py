@@ -113,14 +113,6 @@ MODELS = [
 ]
 
 
-@pytest.mark.parametrize(("spec", "says"), MODELS, ids=[row[0] for row in MODELS])
-def test_models_that_are_none(spec, says):
-    with pytest.raises(UsageError) as raised:
-        load_model(spec)
-    assert says in str(raised.value)
-    assert spec in str(raised.value)
-
-
 def test_samples():
     assert len(load_samples("mine_for_tests:batches")) == 2
     assert len(load_samples("mine_for_tests:samples")) == 2
@@ -148,10 +140,13 @@ SAMPLES = [
 ]
 
 
-@pytest.mark.parametrize(("spec", "says"), SAMPLES, ids=[row[0] for row in SAMPLES])
-def test_samples_that_are_none(spec, says):
+WRONG = [(load_model, *row) for row in MODELS] + [(load_samples, *row) for row in SAMPLES]
+
+
+@pytest.mark.parametrize(("load", "spec", "says"), WRONG, ids=[row[1] for row in WRONG])
+def test_what_is_no_model_or_no_samples_is_named(load, spec, says):
     with pytest.raises(UsageError) as raised:
-        load_samples(spec)
+        load(spec)
     assert says in str(raised.value)
     assert spec in str(raised.value)
 
