@@ -26,7 +26,7 @@ def test_a_uniform_tensor_whose_codes_are_paths(layer, masked):
     factor = factorize(statistics)
     width = statistics.layout.matrices(weight).std(2) * (1 + torch.rand(statistics.layout.shape(weight.shape)[:2])) / 4
     transposed = statistics.layout.transposed
-    steps = snap(width, exponent=0 if transposed else 1)
+    steps = snap(width.mean().expand_as(width) if transposed else width)
     got = dependent_uniform(weight, statistics, factor, steps, mask=mask)
     assert got.trellis == (1 if transposed else 8)
     kept = None if mask is None else mask.reshape(-1).numpy()
@@ -61,6 +61,4 @@ def test_columns_cannot_have_steps_or_paths():
     with pytest.raises(UsageError, match="exponent=0"):
         dependent_uniform(model[0].weight, statistics, factorize(statistics), snap(torch.tensor([[1.0, 2.0, 4.0]])))
     with pytest.raises(UsageError, match="states=1"):
-        dependent_uniform(
-            model[0].weight, statistics, factorize(statistics), snap(torch.ones(1, 3), exponent=0), Trellis()
-        )
+        dependent_uniform(model[0].weight, statistics, factorize(statistics), snap(torch.ones(1, 3)), Trellis())

@@ -48,7 +48,7 @@ def dependent_uniform(
     if layout.transposed and not one_step:
         raise UsageError(
             f"a weight of shape {tuple(shape)} stores its outputs as columns, which cannot have a step each; "
-            "snap its steps with exponent=0"
+            "give all rows one step (`loss_steps` with exponent=0)"
         )
     kept = None if mask is None else layout.matrices(mask)
     matrices, _ = trellis_codes(as_matrices(weight, statistics), values, factor, trellis, mask=kept, threads=threads)

@@ -60,16 +60,15 @@ def loss_steps(weights: Tensor, factor: Factor, rate: float, exponent: float = 1
     return base * costs.pow(-exponent / 2)
 
 
-def snap(steps: Tensor, exponent: float = 1.0) -> RowSteps:
+def snap(steps: Tensor) -> RowSteps:
     """`steps` (G, R) > 0 on the grid of `RowSteps`, before anything is rounded to them.
 
-    The base is the geometric mean. `exponent` shrinks (below 1) how far rows depart from it: 0 gives one step for all.
-    Multipliers stay within +-127 (16 octaves).
+    The base is the geometric mean. Multipliers stay within +-127 (16 octaves).
     """
     if not bool((steps > 0).all()) or not bool(torch.isfinite(steps).all()):
         raise UsageError("steps must be positive and finite")
     logs = steps.double().log2()
     middle = logs.mean() if logs.numel() else torch.zeros((), dtype=torch.float64)
     base = float(middle.exp2().to(torch.bfloat16))
-    offsets = ((logs - math.log2(base)) * exponent * OCTAVE).round().clamp(-127, 127)
+    offsets = ((logs - math.log2(base)) * OCTAVE).round().clamp(-127, 127)
     return RowSteps(base, offsets.to(torch.int8))
