@@ -1,6 +1,9 @@
 """Statistics against explicit sums, for every kind of layer whose output is one product."""
 
+import contextlib
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -368,6 +371,19 @@ def test_bad_samples_are_named():
         collect(model, [x])
     with pytest.raises(CalibrationError, match=r"0\.weight: the squares"):
         collect(nn.Sequential(nn.Linear(3, 1)), [x * 1e25])
+
+
+@pytest.mark.parametrize("last", [torch.randn(2, 3), torch.randn(2, 4)], ids=["done", "refused"])
+def test_activations_are_let_go(last):
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4))
+    outputs = []
+    for layer in model:
+        layer.register_forward_hook(lambda module, args, output: outputs.append(weakref.ref(output)))
+    with contextlib.suppress(CalibrationError):
+        collect(model, [torch.randn(2, 3), last], fisher=True)
+    gc.collect()
+    assert len(outputs) >= 3
+    assert not any(output() is not None for output in outputs)
 
 
 def test_layers_that_are_never_reached_are_listed():

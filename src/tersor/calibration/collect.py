@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from tersor.calibration.accumulate import Accumulator
 from tersor.calibration.guard import untouched
@@ -71,7 +73,7 @@ def collect(
     observe = _Collector(targets, bool(fisher), memory, Thinning(positions, seed))
     objective = default_objective if isinstance(fisher, bool) else fisher
     generator = torch.Generator().manual_seed(seed)
-    with untouched(model, seed), observed(targets, observe):
+    with untouched(model, seed), observed(targets, observe), closing(observe):
         for index, batch, size in batches(samples):
             observe.start(size)
             with torch.set_grad_enabled(bool(fisher)):
@@ -104,6 +106,7 @@ class _Collector:
         self._sums: dict[str, Accumulator] = {}
         self._reached: set[str] = set()
         self._roots: list[Tensor] = []
+        self._handles: list[RemovableHandle] = []
         self._expected = [target.names[local] for target in targets for local in target.layouts]
 
     def start(self, size: int) -> None:
@@ -116,7 +119,14 @@ class _Collector:
         """The batch is over."""
         for name in self._reached:
             self._sums[name].samples += self.batch
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the batch. A hook holds the output that holds it, a ring that Python's collector does not see."""
         self._roots.clear()
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
 
     def observe(self, target: Target, use: Use) -> Tensor:
         """Adds a use."""
@@ -172,5 +182,5 @@ class _Collector:
                 )
             sums.add_gradient(use.inputs, use.arranged(gradient), batch, use.first)
 
-        output.register_hook(add)
+        self._handles.append(output.register_hook(add))
         return output
