@@ -2,7 +2,7 @@
 
     TERSOR_DATA=... python -m benchmarks.calibrated [--stored] [--mode MODE ...] [NETWORK ...]
 
-writes benchmarks/results/calibrated.json. `--stored` takes nncodec's curves from results/nnc.json (its encoder is
+writes benchmarks/results/calibrated.json, draw by draw. `--stored` takes nncodec's curves from results/nnc.json (its encoder is
 deterministic) instead of running it again; its settings always come from there. A mode is a way for us to compress, and
 the function here that does it (`MODES`); goals say which of nncodec's curves it is held against, and by how much.
 """
@@ -146,17 +146,16 @@ MODES: dict[str, tuple[Ours, dict[str, Sequence[float]], int]] = {
 """By name: the function, its rates by network (fine to cover drops of 0.1 to 2 points), and the number of draws."""
 
 
-def measure(mode: str, network: Network, judge: Judge) -> list[Row]:
-    """All draws of one mode on one network, judged on the test images."""
-    compress, rates, draws = MODES[mode]
+def measure(mode: str, network: Network, seed: int, judge: Judge) -> list[Row]:
+    """One draw of one mode on one network, judged on the test images."""
+    compress, rates, _ = MODES[mode]
+    chosen = rates[network.name]
     rows = []
-    for seed in range(draws):
-        chosen = rates[network.name]
-        for rate, (seconds, blob, model) in zip(chosen, compress(network, seed, chosen), strict=True):
-            head = {"network": network.name, "mode": mode, "seed": seed, "rate": rate}
-            quality = dataclasses.asdict(judge(model))
-            rows.append({**head, "bytes": len(blob), **quality, "seconds": seconds})
-            print(f"{network.name} {mode} draw {seed}: {len(blob):,} bytes, {quality['top1']:.2f} %", flush=True)
+    for rate, (seconds, blob, model) in zip(chosen, compress(network, seed, chosen), strict=True):
+        head = {"network": network.name, "mode": mode, "seed": seed, "rate": rate}
+        quality = dataclasses.asdict(judge(model))
+        rows.append({**head, "bytes": len(blob), **quality, "seconds": seconds})
+        print(f"{network.name} {mode} draw {seed}: {len(blob):,} bytes, {quality['top1']:.2f} %", flush=True)
     return rows
 
 
@@ -237,12 +236,14 @@ def main() -> None:
         else:
             rivals += nnc.again(found[name], "best", judge) + nnc.again(found[name], "default", judge)
         for mode in options.mode or MODES:
-            if name in MODES[mode][1]:
-                rows = [row for row in rows if (row["mode"], row["network"]) != (mode, name)]
-                rows += measure(mode, found[name], judge)
-        table = compare(rows, rivals, references)
-        write_results("calibrated", {"references": references, "table": table, "rows": rows, "rivals": rivals})
-    show(table)
+            if name not in MODES[mode][1]:
+                continue
+            rows = [row for row in rows if (row["mode"], row["network"]) != (mode, name)]
+            for seed in range(MODES[mode][2]):
+                rows += measure(mode, found[name], seed, judge)
+                table = compare(rows, rivals, references)
+                write_results("calibrated", {"references": references, "table": table, "rows": rows, "rivals": rivals})
+    show(compare(rows, rivals, references))
 
 
 if __name__ == "__main__":
