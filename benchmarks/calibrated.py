@@ -2,9 +2,10 @@
 
     TERSOR_DATA=... python -m benchmarks.calibrated [--stored] [--mode MODE ...] [NETWORK ...]
 
-writes benchmarks/results/calibrated.json, draw by draw. `--stored` takes nncodec's curves from results/nnc.json (its encoder is
-deterministic) instead of running it again; its settings always come from there. A mode is a way for us to compress, and
-the function here that does it (`MODES`); goals say which of nncodec's curves it is held against, and by how much.
+writes benchmarks/results/calibrated.json, draw by draw. `--stored` takes nncodec's curves from results/nnc.json (its
+encoder is deterministic) instead of running it again; its settings always come from there. A mode is a way for us to
+compress, and the function here that does it (`MODES`); goals say which of nncodec's curves it is held against, and by
+how much.
 """
 
 from __future__ import annotations
