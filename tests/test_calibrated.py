@@ -141,7 +141,13 @@ def test_a_metric_limits_the_drop_in_few_calls(net: Net, samples: list[Tensor]) 
 
 
 @pytest.mark.parametrize(
-    ("evaluate", "message"), [(lambda m: float("nan"), "gave nan"), (lambda m: m.nothing, "raised AttributeError")]
+    ("evaluate", "message"),
+    [
+        (lambda m: float("nan"), "gave nan"),
+        (lambda m: m.nothing, "raised AttributeError"),
+        (lambda m: "90", "must return a number"),
+        (lambda m: torch.zeros(2), "must return a number"),
+    ],
 )
 def test_a_metric_that_fails_is_an_error(net: Net, samples: list[Tensor], evaluate: object, message: str) -> None:
     with pytest.raises(CalibrationError, match=message):
@@ -174,6 +180,25 @@ def test_a_budget_below_the_floor_says_what_the_floor_is(net: Net, samples: list
 def test_contradictions_are_named(net: Net, arguments: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         tersor.compress(net, **arguments)
+
+
+def test_a_weight_that_is_nan_is_named(net: Net, samples: list[Tensor]) -> None:
+    with torch.no_grad():
+        net.stem.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(CalibrationError, match=r"^stem\.weight of the model holds NaN"):
+        tersor.compress(net, calibration=samples, bits=4, options=Calibrate(fold=False))
+
+
+def test_inference_mode_makes_no_difference(net: Net, samples: list[Tensor]) -> None:
+    expected = tersor.compress(net, calibration=samples, bits=4, options=FAST).state_dict()
+    with torch.inference_mode():
+        found = tersor.compress(net, calibration=samples, bits=4, options=FAST).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_labels_in_batches_are_hinted_at(net: Net) -> None:
+    with pytest.raises(CalibrationError, match="leave labels out"):
+        tersor.compress(net, calibration=[(torch.zeros(2, 3, 8, 8), torch.zeros(2))], bits=4)
 
 
 def test_a_model_without_weights_is_refused() -> None:

@@ -41,6 +41,7 @@ _NEGLIGIBLE = 0.01
 """Nats a sample that a first trial may cost where the metric decides: too little for most metrics to show."""
 
 
+@torch.inference_mode(False)
 def compress_calibrated(
     model: nn.Module,
     samples: Iterable[Any],
@@ -161,7 +162,13 @@ class _Search:
 
     def trial(self, rate: float) -> Trial:
         """The network at `rate`, measured."""
-        quantized = quantize(self.network, rate, self.options, self.work, threads=self.threads, progress=self.progress)
+        progress, number = self.progress, len(self.points) + 1
+
+        def report(stage: str, done: float, total: float) -> None:
+            if progress is not None:
+                progress(f"trial {number}: {stage}", done, total)
+
+        quantized = quantize(self.network, rate, self.options, self.work, threads=self.threads, progress=report)
         if self.options.recover != "off":
             quantized = self._recovered(quantized)
         entries = finished(self.network, quantized, self.options)
@@ -214,8 +221,10 @@ def measured(evaluate: Evaluate, model: nn.Module, of: str = "") -> float:
         for module, mode in modes:
             module.training = mode
     try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
+        if isinstance(value, (str, bytes, bool)):
+            raise TypeError
+        number = float(value.detach() if isinstance(value, torch.Tensor) else value)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise CalibrationError(f"evaluate{of} must return a number, higher is better; it gave {value!r}") from error
     if not math.isfinite(number):
         raise CalibrationError(f"evaluate{of} gave {number}; it must return a finite number, higher is better")

@@ -140,6 +140,7 @@ class Diagnosis:
         )
 
 
+@torch.inference_mode(False)
 def diagnose(
     model: nn.Module,
     calibration: Iterable[Any],

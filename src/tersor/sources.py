@@ -113,8 +113,9 @@ def _attribute(spec: str, forms: str) -> Any:
     except UsageError as error:
         cause = error.__cause__
         if isinstance(cause, ModuleNotFoundError) and _is_part(cause.name, module_name):
+            hint = "; leave out .py" if module_name.endswith(".py") else ""
             raise UsageError(
-                f"{spec}: there is no module {cause.name!r} in the current folder, nor is one installed"
+                f"{spec}: there is no module {cause.name!r} in the current folder, nor is one installed{hint}"
             ) from cause
         raise
     for part in path.split("."):

@@ -241,6 +241,8 @@ BAD = [
     (["--max-bytes", "0"], 2, "at least one byte"),
     (["--max-bytes", "5 XB"], 2, "takes a number of bytes, such as"),
     (["--bits", "2.5"], 2, "needs --model and --calibration"),
+    ([*NET, "--bits", "0"], 2, "bits must be a positive number"),
+    (["--model", "code_for_tests.py:net", *NET[2:], "--bits", "4"], 2, "leave out .py"),
     ([*NET], 2, "--model needs a budget"),
     ([*NET, "--max-drop", "1"], 2, "--max-drop needs --evaluate"),
     ([*NET, "--max-drop", "1", "--max-bytes", "1MB"], 2, "--max-bytes and --max-drop exclude each other"),

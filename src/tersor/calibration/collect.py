@@ -89,7 +89,7 @@ def tell_unreached(missing: Sequence[str], unreached: str) -> None:
     if not missing or unreached == "ignore":
         return
     shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
-    text = f"no sample reached {shown}; leave them out with layers=, or give samples that use them"
+    text = f"no sample reached {shown}; give samples that use them, or leave them out (keep= of Calibrate)"
     if unreached == "error":
         raise CalibrationError(text)
     warnings.warn(text, TersorWarning, stacklevel=4)

@@ -84,7 +84,7 @@ def main_output(output: Any) -> Tensor:
             return part
     raise CalibrationError(
         f"the model returns {type(output).__name__}, without a tensor to take gradients of; wrap it in a module that "
-        "returns one, or give `collect` fisher=a function of (output, generator) that returns a scalar"
+        "returns one"
     )
 
 

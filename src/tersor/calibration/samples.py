@@ -71,8 +71,11 @@ def call(model: nn.Module, batch: Any, index: int) -> Any:
     except TersorError:
         raise
     except Exception as error:
+        # Batches of data sets hold labels, which models do not take.
+        several = isinstance(error, TypeError) and isinstance(batch, (tuple, list)) and len(batch) > 1
+        hint = f" (the {len(batch)} parts of a batch are arguments of the model: leave labels out)" if several else ""
         raise CalibrationError(
-            f"sample {index}, {_described(batch)}: the model raised {type(error).__name__}: {error}"
+            f"sample {index}, {_described(batch)}: the model raised {type(error).__name__}: {error}{hint}"
         ) from error
 
 

@@ -19,7 +19,11 @@ RECIPE_OPTIONS = ("lossless", "method", "group_size", "affine", "density", "incl
 def given_options(options: argparse.Namespace, names: Sequence[str]) -> list[str]:
     """Which of `names` the user gave, as "--name"."""
     values = {name: getattr(options, name) for name in names}
-    return [f"--{name.replace('_', '-')}" for name, value in values.items() if value not in (None, False, [])]
+    return [
+        f"--{name.replace('_', '-')}"
+        for name, value in values.items()
+        if not (value is None or value is False or value == [])
+    ]
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:

@@ -30,7 +30,7 @@ from tersor.calibration import (
 from tersor.calibration.collect import collect, tell_unreached
 from tersor.calibration.samples import halves
 from tersor.calibration.targets import find_targets
-from tersor.errors import UsageError
+from tersor.errors import CalibrationError, UsageError
 from tersor.posttraining.options import Calibrate
 from tersor.progress import Progress
 from tersor.work import Work
@@ -106,12 +106,25 @@ def _statistics(
         found = work.load_statistics(f"half {half.first}")
         if found is None:
             objective, seed = _OBJECTIVES[options.outputs], options.seed + half.first
-            found = collect(model, half, fisher=objective, seed=seed, unreached="ignore")
+            try:
+                found = collect(model, half, fisher=objective, seed=seed, unreached="ignore")
+            except CalibrationError as error:
+                raise _explained(error, model) from error
             work.save_statistics(f"half {half.first}", found)
         parts.append(found)
     names = dict.fromkeys(target.names[local] for target in find_targets(model, None) for local in target.layouts)
     tell_unreached([name for name in names if not any(name in part for part in parts)], "warn")
     return parts
+
+
+def _explained(error: CalibrationError, model: nn.Module) -> CalibrationError:
+    """`error`, with the parameter that is at fault, if one is."""
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            return CalibrationError(
+                f"{name} of the model holds NaN or Inf: mend it, or compress without calibration ({error})"
+            )
+    return error
 
 
 def _trusts(layers: Mapping[str, list[LayerStatistics]], options: Calibrate, work: Work) -> dict[str, Trust]:
