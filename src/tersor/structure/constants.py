@@ -17,7 +17,7 @@ from tersor.structure.cuts import Cuts
 from tersor.structure.edits import Edits, Keys, integers
 from tersor.structure.groups import Groups, Selection
 
-_TRIES = 200
+_TRIES = 64
 _PAIRED = 8
 _READINGS = 16
 _WIDTHS = ("embed", "hidden", "inner", "split", "dim", "size", "width", "channel", "feature", "plane", "model", "units")
