@@ -5,7 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from tersor.errors import CalibrationError, UsageError
-from tersor.structure import TraceError, find_groups, masked_output, trace
+from tersor.structure.groups import find_groups
+from tersor.structure.masked import masked_output
+from tersor.structure.trace import TraceError, trace
 from tests.structure.shrinking import randomised, reasons
 
 
