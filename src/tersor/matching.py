@@ -18,6 +18,10 @@ from tersor.errors import MismatchError, UsageError
 from tersor.interop import Checkpoint, detect_ties
 from tersor.model import CompressedModel
 from tersor.quantization import Lossless
+from tersor.structure.carried import carry, manifest_of
+from tersor.structure.edits import Edits
+from tersor.structure.manifest import apply_manifest
+from tersor.structure.stored import stored_manifest
 from tersor.tensors import Binary, Codebook, CompressedTensor, Dense, Ternary, Uniform
 
 _SHOWN = 5  # names in a message
@@ -41,8 +45,30 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> Match:
     Names must be the same, where need be without what all names of the file, and all of the model, start with.
     Not asked for are tensors that are tied to one that the file has, and counters of batches. Of what only the file
     has, integers, and names that the class of a Hugging Face model declares as ignored, are `Match.extra`.
+    Of a shrunk network, `model` may be a fresh instance of the original class: it is made as small first
+    (StructureError if it is of another class).
     Raises MismatchError, naming tensors, where the two do not fit; then nothing was changed.
     """
+    try:
+        return _filled(checkpoint, model)
+    except MismatchError:
+        attachments = checkpoint.info.attachments
+        names = [info.name for info in checkpoint.info.tensors]
+        manifest = stored_manifest(attachments, attachments.__getitem__, names)
+        if manifest is None or manifest_of(model):
+            raise
+    edits = Edits()
+    try:
+        apply_manifest(model, manifest, edits)
+        carry(model, manifest, edits)
+        return _filled(checkpoint, model)
+    except BaseException:
+        edits.rollback()
+        raise
+
+
+def _filled(checkpoint: Checkpoint, model: nn.Module) -> Match:
+    """As `load_weights`, of a model of the file's shapes."""
     slots = {name: v.detach() for name, v in model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
     infos = {info.name: info for info in checkpoint.info.tensors}
     ignored = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
@@ -104,23 +130,31 @@ def as_checkpoint(
 
 
 def left_for_tensors(target: int, checkpoint: Checkpoint, match: Match | None = None) -> int:
-    """The bytes that a file of `target` bytes leaves for the tensors that are compressed.
+    """The bytes that a file of `target` bytes leaves for the tensors that are compressed: `bytes_beside` less.
+
+    UsageError where these are as many as the target.
+    """
+    beside = bytes_beside(checkpoint, match)
+    if beside >= target:
+        raise UsageError(
+            f"the budget of {target:,} bytes is below the {beside:,} bytes of what is no weight to compress "
+            "(attachments, such as tokenizers, and tensors of the file alone)"
+        )
+    return target - beside
+
+
+def bytes_beside(checkpoint: Checkpoint, match: Match | None = None) -> int:
+    """The bytes of a compressed checkpoint's file that are not of the tensors that are compressed.
 
     It holds the checkpoint's attachments, too; and, with the match of a network, whose file it would be without, the
-    names and the tensors that only the checkpoint has. UsageError where that is as large as the target.
+    names and the tensors that only the checkpoint has.
     """
     extra = () if match is None else match.extra
     theirs = [info.name for info in checkpoint.info.tensors if info.name not in extra]
     ours = theirs if match is None else list(dict.fromkeys(match.names.values()))
     exact = [Entry(name, Lossless().fit(checkpoint.read(name))) for name in extra]
     attachments = dict(checkpoint.info.attachments)
-    beside = _file_bytes([*map(_empty, theirs), *exact], attachments) - _file_bytes(map(_empty, ours), {})
-    if beside >= target:
-        raise UsageError(
-            f"the budget of {target:,} bytes is below the {beside:,} bytes of what is no weight to compress "
-            "(attachments, such as tokenizers, and tensors of the file alone)"
-        )
-    return target - max(beside, 0)
+    return max(0, _file_bytes([*map(_empty, theirs), *exact], attachments) - _file_bytes(map(_empty, ours), {}))
 
 
 def _empty(name: str) -> Entry:
