@@ -114,10 +114,16 @@ def parameter_sites(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.
 
 
 def count_macs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> int:
-    """Multiply-accumulates of one call, of matrix products, convolutions, attention and recurrent layers.
+    """Multiply-accumulates of one call: the sum of `macs_by_module`."""
+    return macs_by_module(model, args, kwargs)[""]
 
-    What works element by element (activations, norms, pooling) is not counted. Fused kernels that hide their products
-    from the counter (attention, recurrent layers) are taken apart for the time. CalibrationError as `costs`.
+
+def macs_by_module(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> dict[str, int]:
+    """Multiply-accumulates of one call in each module that has some, those of its submodules included; "" for all.
+
+    Of matrix products, convolutions, attention and recurrent layers. What works element by element (activations,
+    norms, pooling) is not counted. Fused kernels that hide their products from the counter (attention, recurrent
+    layers) are taken apart for the time. CalibrationError as `costs`.
     """
     # oneDNN's recurrent kernels are opaque; the switch itself warns on machines without Intel GPUs.
     with untouched(model, 0), warnings.catch_warnings():
@@ -126,7 +132,12 @@ def count_macs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] 
             counter = FlopCounterMode(display=False)
             with torch.no_grad(), counter:
                 _call(model, args, kwargs)
-    return int(counter.get_total_flops()) // 2
+    prefix = f"{type(model).__name__}."
+    found = {"": int(counter.get_total_flops()) // 2}
+    for name, counts in counter.get_flop_counts().items():
+        if name.startswith(prefix):
+            found[name.removeprefix(prefix)] = sum(counts.values()) // 2
+    return found
 
 
 def measure_latency(

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from tersor.errors import MismatchError
-from tersor.shrinking.holding import finalize, hold, holders, masks_of, plain_name
+from tersor.shrinking.holding import finalize, hold, holders, masks_of, release
 
 
 def small():
@@ -56,8 +56,6 @@ def test_state_dict_and_copies():
     hold(other, {"0.weight": torch.ones(8, 6, dtype=torch.bool)})
     other.load_state_dict(model.state_dict())
     assert torch.equal(other(x), model(x)) and torch.equal(masks_of(other)["0.weight"], mask)
-    names = {plain_name(name) for name in model.state_dict()} - {None}
-    assert names == set(small().state_dict())
     copied = finalize(copy.deepcopy(model))
     assert torch.equal(copied(x), model(x))
     hold(copied, {"0.weight": mask, "0.bias": half((8,))})
@@ -179,3 +177,15 @@ def test_masks_that_do_not_fit():
     with pytest.raises(MismatchError, match=r"1\.weight.*no such parameter"):
         hold(model, {"1.weight": half((8, 6))})
     assert not holders(model)
+
+
+def test_release_gives_the_masks_and_leaves_other_parametrizations():
+    model, mask = nn.Sequential(weight_norm(nn.Linear(6, 8)), nn.Linear(8, 3)), half((8, 6))
+    dense = model[0].weight.detach().clone()
+    hold(model, {"0.weight": mask, "1.weight": half((3, 8))})
+    masks = release(model)
+    assert torch.equal(masks["0.weight"], mask) and torch.equal(model[0].weight, dense)
+    assert torch.equal(model[1].weight != 0, masks["1.weight"])
+    assert len(model[0].parametrizations.weight) == 1 and type(model[1]) is nn.Linear
+    hold(model, masks)
+    assert torch.equal(model[0].weight, dense * mask)

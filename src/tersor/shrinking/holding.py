@@ -6,6 +6,7 @@ pruned gets no gradient, and weight decay or momentum move only the stored numbe
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,15 +121,42 @@ def finalize(model: nn.Module) -> nn.Module:
     return model
 
 
-def plain_name(name: str) -> str | None:
-    """The name in the finalized model's state_dict of a name in the held model's; None for masks."""
-    parts = name.split(".")
-    if "parametrizations" not in parts:
-        return name
-    at = len(parts) - 1 - parts[::-1].index("parametrizations")
-    if parts[-1] == "mask":
-        return None
-    return ".".join([*parts[:at], *parts[at + 1 : -1]])
+def finalized(model: nn.Module) -> nn.Module:
+    """`model` itself if it holds no masks, else a finalized copy."""
+    return finalize(copy.deepcopy(model)) if holders(model) else model
+
+
+@torch.no_grad()
+def write(model: nn.Module, name: str, value: Tensor) -> None:
+    """Writes values into a parameter, by its name without parametrizations: what is stored of it where it is held.
+
+    MismatchError for a parameter that other parametrizations compute: nothing says what would give these values.
+    """
+    for prefix, _, attribute, stored in parameter_sites(model):
+        if f"{prefix}{attribute}" == name:
+            if stored.shape != value.shape:
+                raise MismatchError(f"{name}: parametrizations compute it, so that it cannot be given new values")
+            stored.copy_(value)
+            return
+    raise MismatchError(f"{name}: the model has no such parameter")
+
+
+def release(model: nn.Module) -> dict[str, Tensor]:
+    """Removes the masks from `model`, in place, and gives them, by the names of the parameters.
+
+    Zeros are written into parameters, as by `finalize`; other parametrizations stay, without zeros.
+    """
+    masks = masks_of(model)
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            assert isinstance(module.parametrizations, nn.ModuleDict)
+            for chain in module.parametrizations.values():
+                own = _own_mask(chain)
+                assert isinstance(chain, nn.ModuleList)
+                if own is not None and len(chain) > 1:
+                    del chain[list(chain).index(own)]
+    finalize(model)
+    return masks
 
 
 def _own_mask(chain: nn.Module) -> Mask | None:
