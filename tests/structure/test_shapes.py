@@ -4,6 +4,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tersor.structure.groups import find_groups
+from tersor.structure.labels import Labels
+from tersor.structure.rules import RULES
 from tersor.structure.trace import trace
 from tests.structure.shrinking import check, members, named, reasons
 
@@ -211,3 +213,10 @@ def test_what_nothing_reads_is_left_alone() -> None:
     model = Between(torch.relu)
     model.spare = nn.Linear(4, 4)
     assert "depends" in reasons(check(model, ROWS))["spare.weight", 0]
+
+
+@pytest.mark.parametrize("rule", [lambda context, node: Labels((3, 4)), lambda context, node: node.args[9]])
+def test_a_rule_that_does_not_fit_freezes(rule, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RULES, "sinh", rule)
+    groups = find_groups(trace(Between(torch.sinh), (ROWS,)))
+    assert groups.groups == () and "aten.sinh" in reasons(groups)["a.weight", 0]

@@ -60,10 +60,25 @@ def _result(context: Context, node: fx.Node) -> Result:
     if found is None or not isinstance(node.target, torch._ops.OpOverload):
         context.freeze((*node.args, *node.kwargs.values()), node, "there is no rule for this operation")
         return unlabelled(node)
-    result = found(context, node)
+    try:
+        result = found(context, node)
+        fits = _shapes(result) == _shapes(unlabelled(node))
+    except _UNFIT:
+        fits = False
+    if not fits:
+        context.freeze((*node.args, *node.kwargs.values()), node, "its rule does not know this form of the operation")
+        return unlabelled(node)
     if node.target._schema.is_mutable and node.args and isinstance(node.args[0], fx.Node):
         _written(context, node, node.args[0], result)
     return result
+
+
+_UNFIT = (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What a rule raises for arguments it was not written for; what it united until then does no harm."""
+
+
+def _shapes(result: Result) -> list[tuple[int, ...]]:
+    return [labels.shape for labels in (result if isinstance(result, list) else [result])]
 
 
 def _written(context: Context, node: fx.Node, target: fx.Node, result: Result) -> None:
