@@ -103,7 +103,8 @@ def accuracy(model: nn.Module, data: Images, batch: int = 500) -> float:
     """Percent of correct predictions in evaluation mode."""
     model.eval()
     images, labels = data
-    hits = sum(int((model(x).argmax(1) == y).sum()) for x, y in zip(images.split(batch), labels.split(batch)))
+    parts = zip(images.split(batch), labels.split(batch), strict=True)
+    hits = sum(int((model(x).argmax(1) == y).sum()) for x, y in parts)
     return 100 * hits / len(labels)
 
 

@@ -1,0 +1,324 @@
+"""Pruning Filters for Efficient ConvNets (Li et al. 2017) again, on CIFAR-10 as it is here (JPEG).
+
+    TERSOR_DATA=... python -m benchmarks.filters [--short] [large] [criteria] [order] [sensitivity]
+
+writes benchmarks/results/filters.json (and filters-sensitivity.svg). Parts:
+
+large:       ResNet-56 with at least 27 % and 50 % of the multiply-accumulates removed, fine-tuned.
+criteria:    ResNet-20, 3 seeds: L1 against random, entropy, APoZ and Taylor, before and after fine-tuning.
+order:       ResNet-20, 3 seeds: the same filters of L1 all at once, and layer by layer with fine-tuning in between.
+sensitivity: ResNet-20: accuracy against the share of each layer's filters that is gone, by L1 and Taylor.
+
+As in the paper, the first layer of each block loses filters. Each network is held against the unpruned one, fine-tuned
+equally long from the same weights with the same loss. Validation images (5,000 of the training images) serve every
+choice: of the criterion and scope for ResNet-56 before fine-tuning, and of all rates. `--short` runs a tiny network on
+scikit-learn's digits and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import tersor
+from benchmarks.journal import Journal
+from benchmarks.machine import write_results
+from benchmarks.mnist import digits
+from benchmarks.networks import networks
+from benchmarks.plot import Axis, chart
+from benchmarks.sources import ResNetCifar, cifar10_test, cifar10_train
+from benchmarks.training import Plan, Split, accuracy, divided, fit, seeded, summary
+from tersor.shrinking import LayerByLayer, PruneChannels, sensitivity
+
+RESULTS = Path(__file__).parent / "results"
+VALIDATION = 5_000
+CALIBRATION = 512
+"""Training images that statistics are taken of; another draw for each seed."""
+SEEDS = (0, 1, 2)
+CRITERIA = ("l1", "random", "entropy", "apoz", "taylor")
+SCOPES = ("group", "global")
+FILTERS = ("layer*.conv1.weight",)
+"""What loses filters: the residual stream keeps its width."""
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """build: the trained network. plan: of fine-tuning, whether pruned or not. macs: shares that may be left."""
+
+    build: Callable[[], nn.Module]
+    plan: Plan
+    macs: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all parts share."""
+
+    data: Split
+    journal: Journal
+    small: Setting
+    large: Setting
+
+    @property
+    def example(self) -> Tensor:
+        """One image, for which multiply-accumulates are counted."""
+        return self.data.train[0][:1]
+
+    def samples(self, seed: int) -> list[Tensor]:
+        """Unlabelled training images for statistics."""
+        images = self.data.train[0]
+        drawn = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:CALIBRATION]
+        return list(images[drawn].split(128))
+
+    def prune(self, model: nn.Module, macs: float, criterion: str, seed: int, **options: Any) -> tersor.Pruned:
+        """A copy of `model` with at most the share `macs` of its multiply-accumulates."""
+        schedule, fine_tune = options.pop("schedule", None), options.pop("fine_tune", None)
+        config = PruneChannels(macs=macs, criterion=criterion, match=FILTERS, seed=seed, **options)
+        more = {} if schedule is None else {"schedule": schedule, "fine_tune": fine_tune}
+        return tersor.prune(model, config, example_inputs=self.example, calibration=self.samples(seed), **more)
+
+    def tuned(self, key: str, setting: Setting, seed: int, start: Callable[[], nn.Module]) -> dict[str, Any]:
+        """Scores of a network before fine-tuning and after it: once, whatever interrupts the run."""
+
+        def work() -> dict[str, Any]:
+            model = start()
+            before = self.scores(model)
+            costs = tersor.costs(model, self.example, latency=True).to_dict()
+            teacher = setting.build() if setting.plan.distilled else None
+            fit(model, self.data.train, setting.plan, seed, teacher)
+            return {"before": before, "after": self.scores(model), "costs": costs}
+
+        return self.journal.once(key, work)
+
+    def scores(self, model: nn.Module) -> dict[str, float]:
+        """Percent of correct predictions."""
+        return {"validation": accuracy(model, self.data.validation), "test": accuracy(model, self.data.test)}
+
+    def control(self, name: str, setting: Setting, seed: int) -> dict[str, Any]:
+        """The unpruned network, fine-tuned equally long."""
+        return self.tuned(f"{name} control {seed}", setting, seed, setting.build)
+
+
+def large(bench: Bench) -> dict[str, Any]:
+    """ResNet-56 at each target: criterion and scope by validation accuracy before fine-tuning."""
+    setting, rows = bench.large, []
+    for macs in setting.macs:
+
+        def choices(macs: float = macs) -> dict[str, float]:
+            found = {}
+            for criterion in ("l1", "taylor"):
+                for scope in SCOPES:
+                    pruned = bench.prune(setting.build(), macs, criterion, 0, scope=scope)
+                    found[f"{criterion} {scope}"] = accuracy(pruned.model, bench.data.validation)
+            return found
+
+        found = bench.journal.once(f"large choices {macs}", choices)
+        criterion, scope = max(found, key=lambda name: found[name]).split()
+        for seed in setting.seeds:
+            start = functools.partial(_pruned_model, bench, setting, macs, criterion, seed, scope)
+            control = bench.control("large", setting, seed)
+            row = bench.tuned(f"large {macs} {criterion} {scope} {seed}", setting, seed, start)
+            rows.append(
+                {
+                    "macs": row["costs"]["macs"] / control["costs"]["macs"],
+                    "latency": row["costs"]["latency"] / control["costs"]["latency"],
+                    "parameters": row["costs"]["parameters"] / control["costs"]["parameters"],
+                    "choice": f"{criterion} {scope}",
+                    "choices": found,
+                    "seed": seed,
+                    "pruned": row,
+                    "control": control,
+                    "lost": control["after"]["test"] - row["after"]["test"],
+                }
+            )
+    return {"plan": dataclasses.asdict(setting.plan), "rows": rows}
+
+
+def _pruned_model(bench: Bench, setting: Setting, macs: float, criterion: str, seed: int, scope: str) -> nn.Module:
+    return bench.prune(setting.build(), macs, criterion, seed, scope=scope).finalize()
+
+
+def criteria(bench: Bench) -> dict[str, Any]:
+    """One row a criterion and target: accuracy before and after fine-tuning, over the seeds."""
+    setting, rows = bench.small, []
+    controls = [bench.control("small", setting, seed) for seed in setting.seeds]
+    for macs in setting.macs:
+        for criterion in CRITERIA:
+            scored = []
+            for seed in setting.seeds:
+                start = functools.partial(_pruned_model, bench, setting, macs, criterion, seed, "group")
+                scored.append(bench.tuned(f"criteria {macs} {criterion} {seed}", setting, seed, start))
+            rows.append({"macs": macs, "criterion": criterion, **_summaries(scored)})
+    return {"plan": dataclasses.asdict(setting.plan), "control": _summaries(controls), "rows": rows}
+
+
+def order(bench: Bench) -> dict[str, Any]:
+    """All at once and layer by layer, equally many steps of training in all."""
+    setting, rows = bench.small, []
+    for macs in setting.macs:
+        for name in ("all at once", "layer by layer"):
+            scored = []
+            for seed in setting.seeds:
+                start = functools.partial(_pruned_model, bench, setting, macs, "l1", seed, "group")
+                if name == "all at once":
+                    # The same arm as in the table of criteria: it is not run twice.
+                    scored.append(bench.tuned(f"criteria {macs} l1 {seed}", setting, seed, start))
+                    continue
+                key = f"order {macs} {seed}"
+                scored.append(bench.journal.once(key, functools.partial(_by_layers, bench, macs, seed)))
+            rows.append({"macs": macs, "order": name, "after": _summaries(scored)["after"]})
+    return {"plan": dataclasses.asdict(setting.plan), "rows": rows}
+
+
+def _by_layers(bench: Bench, macs: float, seed: int) -> dict[str, Any]:
+    """Each layer gets an equal part of the training, a one-cycle schedule of its own."""
+    setting = bench.small
+    model = setting.build()
+    layers = sum(name.endswith("conv1") for name, _ in model.named_modules()) - 1
+    part = dataclasses.replace(setting.plan, epochs=setting.plan.epochs / layers)
+    turns = iter(range(layers + 1))
+
+    def fine_tune(model: nn.Module) -> None:
+        fit(model, bench.data.train, part, 100 * seed + next(turns))
+
+    pruned = bench.prune(model, macs, "l1", seed, schedule=LayerByLayer(), fine_tune=fine_tune)
+    return {"after": bench.scores(pruned.finalize())}
+
+
+def curves(bench: Bench) -> dict[str, Any]:
+    """Validation accuracy of the network when one layer alone lost a share of its filters."""
+    model = bench.small.build()
+
+    def evaluate(model: nn.Module) -> float:
+        return accuracy(model, bench.data.validation)
+
+    found = {}
+    for criterion in ("l1", "taylor"):
+
+        def work(criterion: str = criterion) -> dict[str, Any]:
+            config = PruneChannels(ratio=0.5, criterion=criterion, match=FILTERS)
+            return sensitivity(
+                model,
+                config,
+                evaluate,
+                shares=SHARES,
+                example_inputs=bench.example,
+                calibration=bench.samples(0),
+            ).to_dict()
+
+        found[criterion] = bench.journal.once(f"sensitivity {criterion}", work)
+    return found
+
+
+def _summaries(scored: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Over the seeds: accuracies before and after fine-tuning, and what is left of the costs."""
+    found: dict[str, Any] = {}
+    for when in ("before", "after"):
+        if all(when in row for row in scored):
+            found[when] = {key: summary([row[when][key] for row in scored]) for key in ("validation", "test")}
+    if all("costs" in row for row in scored):
+        found["left"] = {key: scored[0]["costs"][key] for key in ("macs", "parameters")}
+    return found
+
+
+def show(part: str, result: dict[str, Any]) -> None:
+    """Prints what a part found."""
+    print(f"\n{part}")
+    if part == "large":
+        for row in result["rows"]:
+            sizes = f"MACs {row['macs']:.3f}, parameters {row['parameters']:.3f}, latency {row['latency']:.3f}"
+            scores = f"{row['pruned']['before']['test']:.2f} -> {row['pruned']['after']['test']:.2f}"
+            print(f"{row['choice']:14} {sizes}: {scores}, control {row['control']['after']['test']:.2f}")
+        return
+    if part == "sensitivity":
+        print(json.dumps(result)[:2000])
+        return
+    for row in [*([{"criterion": "unpruned", "macs": 1.0, **result["control"]}] if "control" in result else [])] + list(
+        result["rows"]
+    ):
+        name = row.get("criterion") or row["order"]
+        scores = [
+            f"{when} {row[when]['test']['mean']:.2f} ± {row[when]['test']['std']:.2f}"
+            for when in ("before", "after")
+            if when in row
+        ]
+        print(f"{name:15} {row['macs']:.2f}  {'  '.join(scores)}")
+
+
+def cifar() -> Bench | None:
+    """The real thing; None where data or weights are missing."""
+    found = networks()
+    test = cifar10_test()
+    if test is None or "ResNet-20" not in found or "ResNet-56" not in found:
+        return None
+    train, validation = divided(cifar10_train(range(50_000)), VALIDATION)
+    small = Setting(found["ResNet-20"].build, Plan(1, 0.02, 128, "sgd", 5e-4, augment=True), (0.7, 0.5), SEEDS)
+    plan = Plan(5, 0.02, 128, "sgd", 5e-4, augment=True, distilled=0.5)
+    large = Setting(found["ResNet-56"].build, plan, (0.73, 0.5), (0,))
+    described = [dataclasses.asdict(setting) | {"build": ""} for setting in (small, large)]
+    return Bench(Split(train, validation, test), Journal("filters", described), small, large)
+
+
+def tiny() -> Bench:
+    """Seconds: ResNet-8 on digits, trained on the spot."""
+    parts = digits()
+    data = Split(*((images.expand(-1, 3, -1, -1), labels) for images, labels in dataclasses.astuple(parts)))
+    plan = Plan(1, 0.05, 64, "sgd", 5e-4)
+    model = fit(seeded(functools.partial(ResNetCifar, 1), 0), data.train, plan, 0)
+    setting = Setting(lambda: copy.deepcopy(model), plan, (0.7,), (0,))
+    return Bench(data, Journal("filters-short", [dataclasses.asdict(plan), torch.__version__]), setting, setting)
+
+
+PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
+    "criteria": criteria,
+    "order": order,
+    "sensitivity": curves,
+    "large": large,
+}
+
+
+def figure(found: dict[str, Any], criterion: str) -> str:
+    """One line a layer, as in figure 2 (b) of the paper."""
+    lines: dict[str, list[tuple[float, float, float]]] = {}
+    for row in found["rows"]:
+        lines.setdefault(row["name"], []).append((100 * row["share"], row["metric"], 0.0))
+    across, up = Axis("filters pruned away, %", range(0, 101, 10)), Axis("validation accuracy, %", range(0, 101, 10))
+    return chart(f"ResNet-20, {criterion}", across, up, lines)
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []])
+    options = parser.parse_args(arguments)
+    bench = tiny() if options.short else cifar()
+    if bench is None:
+        return
+    path = RESULTS / "filters.json"
+    results = json.loads(path.read_text()) if path.exists() and not options.short else {}
+    for part in options.parts or PARTS:
+        results[part] = PARTS[part](bench)
+        show(part, results[part])
+        if not options.short:
+            write_results("filters", {name: results[name] for name in PARTS if name in results})
+    if "sensitivity" in results and not options.short:
+        for criterion, found in results["sensitivity"].items():
+            (RESULTS / f"filters-sensitivity-{criterion}.svg").write_text(figure(found, criterion))
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])
