@@ -245,9 +245,10 @@ def show(part: str, result: dict[str, Any]) -> None:
     if part == "sensitivity":
         print(json.dumps(result)[:2000])
         return
-    for row in [*([{"criterion": "unpruned", "macs": 1.0, **result["control"]}] if "control" in result else [])] + list(
-        result["rows"]
-    ):
+    rows = list(result["rows"])
+    if "control" in result:
+        rows.insert(0, {"criterion": "unpruned", "macs": 1.0, **result["control"]})
+    for row in rows:
         name = row.get("criterion") or row["order"]
         scores = [
             f"{when} {row[when]['test']['mean']:.2f} ± {row[when]['test']['std']:.2f}"
