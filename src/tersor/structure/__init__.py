@@ -1,0 +1,1 @@
+"""The structure of a network: which positions of which tensors shrink together."""
