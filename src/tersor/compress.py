@@ -12,20 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from tersor.allocation import Budget
-from tersor.calibrated import Evaluate, compress_calibrated
+from tersor.calibrated import DEFAULT_BITS, Evaluate, compress_calibrated
 from tersor.calibration.samples import listed
 from tersor.coding import CodingConfig
 from tersor.container.writer import Summary, write_tsr
 from tersor.entries import compressed_entries
 from tersor.errors import UsageError
 from tersor.interop import Checkpoint, from_state_dict, open_checkpoint
-from tersor.matching import left_for_tensors
+from tersor.matching import bytes_beside, left_for_tensors
 from tersor.model import CompressedModel
 from tersor.parallel import thread_pool
 from tersor.posttraining import Calibrate
 from tersor.progress import Progress
 from tersor.quantization import Quantize
 from tersor.recipe import Recipe, Rule
+from tersor.structure.carried import attachments_of
 from tersor.uncalibrated import compress_weights
 from tersor.work import Work, identity_of
 
@@ -50,7 +51,7 @@ def compress(
     Tensors that a checkpoint stores on a quantization grid of its own (GGUF) keep it as `compressed_entries` says.
 
     model: an nn.Module or a state_dict (neither is modified), or the path of any checkpoint that
-        `tersor compress` reads. With `calibration` an nn.Module.
+        `tersor compress` reads. With `calibration` an nn.Module. What was removed from a shrunk network stays known.
     recipe, bits, lossless, max_bytes, max_drop: at most one of them. Without calibration, none of them is
         `Recipe.default()`: 8 bits for weights; `bits` is that with another width, 1 to 16, and `max_bytes` of the
         file is met by steps that follow the weights. With calibration, `bits` is the average of the whole file and
@@ -159,7 +160,13 @@ def _calibrated(
     options = options or Calibrate()
     samples = listed(calibration)
     found = None if work is None else Work(work, identity_of(model, samples, options))
-    return compress_calibrated(
+    with _opened(model) as checkpoint:
+        attachments = dict(checkpoint.info.attachments)
+        beside = bytes_beside(checkpoint) if attachments else 0
+        target = (Budget(bits=DEFAULT_BITS) if budget == Budget() else budget).target_bytes(_weights(checkpoint))
+        if beside and target is not None:
+            budget = Budget(max_bytes=left_for_tensors(target, checkpoint))
+    compressed = compress_calibrated(
         model,
         samples,
         budget=None if budget == Budget() else budget,
@@ -169,6 +176,14 @@ def _calibrated(
         progress=progress,
         threads=threads,
     )
+    curve = None if compressed.curve is None else compressed.curve.grown(beside)
+    return replace(compressed, attachments=attachments, curve=curve)
+
+
+def _weights(checkpoint: Checkpoint) -> int:
+    """Numbers of floating point."""
+    infos = (info for info in checkpoint.info.tensors if info.dtype.is_floating_point and info.tied_to is None)
+    return sum(torch.Size(info.shape).numel() for info in infos)
 
 
 def _as_source(
@@ -186,9 +201,9 @@ def _as_source(
 
 def _opened(model: nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]) -> Checkpoint:
     if isinstance(model, nn.Module):
-        return from_state_dict(model.state_dict(keep_vars=True))
+        return from_state_dict(model.state_dict(keep_vars=True), attachments_of(model))
     if isinstance(model, Mapping):
-        return from_state_dict(model)
+        return from_state_dict(model, attachments_of(model))
     if isinstance(model, (str, os.PathLike)):
         return open_checkpoint(model)
     raise UsageError(f"expected an nn.Module, a state_dict or a path, got {type(model).__name__}")

@@ -61,5 +61,11 @@ class CalibrationError(MismatchError):
     """Samples do not fit the model, a layer saw NaN or Inf, or no sample reached a layer."""
 
 
+class StructureError(TersorError):
+    """A network's structure cannot be followed or changed as asked; the message names the group, module and op."""
+
+    exit_code = 6
+
+
 class TersorWarning(UserWarning):
     """Something was done differently from what was asked, without loss; the message says what and why."""

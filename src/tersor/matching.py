@@ -104,23 +104,31 @@ def as_checkpoint(
 
 
 def left_for_tensors(target: int, checkpoint: Checkpoint, match: Match | None = None) -> int:
-    """The bytes that a file of `target` bytes leaves for the tensors that are compressed.
+    """The bytes that a file of `target` bytes leaves for the tensors that are compressed: `bytes_beside` less.
+
+    UsageError where these are as many as the target.
+    """
+    beside = bytes_beside(checkpoint, match)
+    if beside >= target:
+        raise UsageError(
+            f"the budget of {target:,} bytes is below the {beside:,} bytes of what is no weight to compress "
+            "(attachments, such as tokenizers, and tensors of the file alone)"
+        )
+    return target - beside
+
+
+def bytes_beside(checkpoint: Checkpoint, match: Match | None = None) -> int:
+    """The bytes of a compressed checkpoint's file that are not of the tensors that are compressed.
 
     It holds the checkpoint's attachments, too; and, with the match of a network, whose file it would be without, the
-    names and the tensors that only the checkpoint has. UsageError where that is as large as the target.
+    names and the tensors that only the checkpoint has.
     """
     extra = () if match is None else match.extra
     theirs = [info.name for info in checkpoint.info.tensors if info.name not in extra]
     ours = theirs if match is None else list(dict.fromkeys(match.names.values()))
     exact = [Entry(name, Lossless().fit(checkpoint.read(name))) for name in extra]
     attachments = dict(checkpoint.info.attachments)
-    beside = _file_bytes([*map(_empty, theirs), *exact], attachments) - _file_bytes(map(_empty, ours), {})
-    if beside >= target:
-        raise UsageError(
-            f"the budget of {target:,} bytes is below the {beside:,} bytes of what is no weight to compress "
-            "(attachments, such as tokenizers, and tensors of the file alone)"
-        )
-    return target - max(beside, 0)
+    return max(0, _file_bytes([*map(_empty, theirs), *exact], attachments) - _file_bytes(map(_empty, ours), {}))
 
 
 def _empty(name: str) -> Entry:

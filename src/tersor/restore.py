@@ -17,9 +17,13 @@ from tersor.container.memory import allocate
 from tersor.container.reader import Reader
 from tersor.container.values import check_chunks, fill
 from tersor.destinations import Destinations, given_destinations, module_destinations
-from tersor.errors import CorruptFileError, UsageError
+from tersor.errors import CorruptFileError, MismatchError, UsageError
 from tersor.interop import Checkpoint, CheckpointInfo, TensorInfo, write_checkpoint
 from tersor.parallel import ordered_map, thread_pool
+from tersor.structure.carried import carry, manifest_of
+from tersor.structure.edits import Edits
+from tersor.structure.manifest import apply_manifest
+from tersor.structure.stored import stored_manifest
 
 _BATCH = 64 << 20
 
@@ -119,6 +123,8 @@ def load(
 
     into: a module that is filled in place, in its own dtypes and on its own devices. Its parameters and buffers
         must be the file's tensors: MismatchError names every one that is missing, unexpected or of another shape.
+        Of a shrunk network, that network, or a fresh instance of its original class, which is made as small first
+        (StructureError if it is of another class).
     out: tensors that are filled in place and returned (say, those of an earlier `load`): the file's names, shapes
         and dtypes, contiguous, on the CPU, without overlaps; else a MismatchError names them.
     max_bytes: refuses files whose tensors take more (LimitError).
@@ -137,19 +143,38 @@ def load(
         raise UsageError("out must be a mapping of names to tensors; a module is `into`")
     with thread_pool(threads) as executor, Reader(path, max_bytes=max_bytes) as reader:
         infos = tensor_infos(reader.index)
-        if into is not None:
-            targets, what = module_destinations(infos, into), "the module"
-        elif out is not None:
-            targets, what = given_destinations(infos, out), "the given tensors"
-        else:
+        if into is None and out is None:
             return _load_new(reader, infos, executor)
-        check_chunks(reader, executor)
+        edits = Edits()
         try:
-            _load_into(reader, infos, targets, executor)
-        except CorruptFileError as error:
-            error.args = (f"{error}; {what} may be overwritten in part", *error.args[1:])
+            if into is not None:
+                targets, what = _shrunk_destinations(reader, infos, into, edits), "the module"
+            else:
+                targets, what = given_destinations(infos, out or {}), "the given tensors"
+            check_chunks(reader, executor)
+            try:
+                _load_into(reader, infos, targets, executor)
+            except CorruptFileError as error:
+                error.args = (f"{error}; {what} may be overwritten in part", *error.args[1:])
+                raise
+        except BaseException:
+            edits.rollback()
             raise
         return {info.name: targets.tensors[info.name] for info in infos}
+
+
+def _shrunk_destinations(reader: Reader, infos: Sequence[TensorInfo], module: nn.Module, edits: Edits) -> Destinations:
+    """The tensors of `module`, which becomes as small as the file's network where that is what it lacks."""
+    try:
+        return module_destinations(infos, module)
+    except MismatchError:
+        names = [attachment.name for attachment in reader.index.attachments]
+        manifest = stored_manifest(names, reader.attachment, [info.name for info in infos])
+        if manifest is None or manifest_of(module):
+            raise
+    apply_manifest(module, manifest, edits)
+    carry(module, manifest, edits)
+    return module_destinations(infos, module)
 
 
 def _load_new(reader: Reader, infos: Sequence[TensorInfo], executor: Executor | None) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from tersor.container.kinds import (
 )
 from tersor.container.reader import Reader
 from tersor.layers import geometry
+from tersor.structure.stored import stored_manifest
 from tersor.tensors import CompressedTensor
 
 # Files below this are decoded as a whole by `inspect`; larger ones only when asked, so that the answer takes a time
@@ -54,7 +55,11 @@ class TensorReport:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A whole file. checked: which checksums were verified."""
+    """A whole file.
+
+    checked: which checksums were verified. structure: what was removed from the network ("8 tensors smaller"), so that
+    `load(path, into=...)` of its original class makes that smaller; None for a network as its class makes it.
+    """
 
     path: str
     version: int
@@ -67,6 +72,7 @@ class Inspection:
     checked: str
     tensors: tuple[TensorReport, ...]
     attachments: dict[str, int]
+    structure: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -92,6 +98,7 @@ def inspect(path: str | os.PathLike[str] | IO[bytes], *, full: bool = False) -> 
         stored = sum(entry.stored_bytes for entry in entries)
         attachments = {a.name: a.section.size for a in reader.index.attachments}
         chunks = len(reader.index.chunk_items)
+        manifest = stored_manifest(attachments, reader.attachment, [entry.name for entry in entries])
         return Inspection(
             path=reader.name,
             version=VERSION,
@@ -104,6 +111,7 @@ def inspect(path: str | os.PathLike[str] | IO[bytes], *, full: bool = False) -> 
             checked=f"index, {chunks} chunks and content id verified" if full else "index verified; payload not read",
             tensors=tuple(reports),
             attachments=attachments,
+            structure=None if manifest is None else str(manifest),
         )
 
 

@@ -47,12 +47,14 @@ def inspection_text(found: Inspection) -> str:
             ]
         )
     head = ["tensor", "shape", "dtype", "representation", "bytes", "bits/w", "entropy", "coder"]
+    shrunk = "" if found.structure is None else f"of a shrunk network: {found.structure}\n"
     attached = "".join(f"\nattachment {name}: {size:,} bytes" for name, size in found.attachments.items())
     return (
         f"{found.path}: {found.file_bytes:,} bytes, format version {found.version}, made from {found.source}\n"
         f"tensors {found.tensor_bytes:,} bytes, index and checksums {found.overhead_bytes:,} bytes, "
         f"{found.chunks} chunks\n"
-        f"content id {found.content_id}\nchecksums: {found.checked}\n\n{table(head, rows, right=(4, 5, 6))}{attached}"
+        f"{shrunk}content id {found.content_id}\nchecksums: {found.checked}\n\n"
+        f"{table(head, rows, right=(4, 5, 6))}{attached}"
     )
 
 
