@@ -76,7 +76,7 @@ ENTRIES = [
         lambda: DenseNet(8, (3, 4, 3), 16, 10),
         pictures(64),
         lambda: DenseNet(32, (6, 12, 24, 16), 64, 1000),
-        pictures(224),
+        pictures(128, batch=1),
         removed=0.6,
         parameters=7_978_856,
     )

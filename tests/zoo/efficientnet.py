@@ -95,7 +95,7 @@ ENTRIES = [
         lambda: EfficientNet(_SMALL, 8, 48, 10),
         pictures(32),
         lambda: EfficientNet(_STAGES, 32, 1280, 1000),
-        pictures(224),
+        pictures(128, batch=1),
         removed=0.6,
         parameters=5_288_548,
     )

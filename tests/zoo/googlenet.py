@@ -86,7 +86,7 @@ ENTRIES = [
         lambda: GoogLeNet(_SMALL, (8, 8, 12), 10),
         pictures(64),
         lambda: GoogLeNet(_PLAN, (64, 64, 192), 1000),
-        pictures(224),
+        pictures(128, batch=1),
         removed=0.6,
         parameters=6_624_904,
     )

@@ -52,7 +52,7 @@ ENTRIES = [
         lambda: MlpMixer(16, 4, 24, (12, 48), 2, 10),
         pictures(16),
         lambda: MlpMixer(224, 16, 768, (384, 3072), 12, 1000),
-        pictures(224),
+        pictures(224, batch=1),
         removed=0.35,
         parameters=59_880_472,
     )

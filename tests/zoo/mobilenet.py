@@ -70,7 +70,7 @@ ENTRIES = [
         lambda: MobileNetV2(_SMALL, 8, 48, 10),
         pictures(32),
         lambda: MobileNetV2(_STAGES, 32, 1280, 1000),
-        pictures(224),
+        pictures(128, batch=1),
         removed=0.6,
         parameters=3_504_872,
     )

@@ -79,7 +79,7 @@ ENTRIES = [
         lambda: ShuffleNetV2((2, 3, 2), (8, 16, 32, 48, 64), 10),
         pictures(64),
         lambda: ShuffleNetV2((4, 8, 4), (24, 116, 232, 464, 1024), 1000),
-        pictures(224),
+        pictures(128, batch=1),
         removed=0.3,
         parameters=2_278_604,
     )

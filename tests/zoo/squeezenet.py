@@ -60,7 +60,7 @@ ENTRIES = [
         lambda: SqueezeNet(8, ("M", (8, 12), (8, 12), "M", (12, 16)), 10),
         pictures(48),
         lambda: SqueezeNet(64, _FIRES, 1000),
-        pictures(224),
+        pictures(128, batch=1),
         removed=0.6,
         parameters=1_235_496,
     )

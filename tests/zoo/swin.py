@@ -153,7 +153,7 @@ ENTRIES = [
         lambda: SwinTransformer(32, 2, 16, (2, 2), (2, 4), 4, 10),
         pictures(32),
         lambda: SwinTransformer(224, 4, 96, (2, 2, 6, 2), (3, 6, 12, 24), 7, 1000),
-        pictures(224),
+        pictures(224, batch=1),
         removed=0.3,
         parameters=28_288_354,
     )

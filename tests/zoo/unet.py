@@ -66,7 +66,7 @@ ENTRIES = [
         lambda: UNet(8, 2, 3),
         pictures(26),
         lambda: UNet(64, 4, 2),
-        pictures(128),
+        pictures(64, batch=1),
         removed=0.6,
     ),
     Entry(
@@ -74,7 +74,7 @@ ENTRIES = [
         lambda: UNet(8, 2, 3, bilinear=True),
         pictures(26),
         lambda: UNet(64, 4, 2, bilinear=True),
-        pictures(128),
+        pictures(64, batch=1),
         removed=0.6,
     ),
 ]

@@ -122,7 +122,7 @@ def _entry(
         lambda: VisionTransformer(16, 4, 24, 2, 4, 10, attention=attention, distilled=distilled),
         pictures(16),
         lambda: VisionTransformer(224, 16, full[0], 12, full[1], 1000, attention=attention, distilled=distilled),
-        pictures(224),
+        pictures(224, batch=1),
         removed=removed,
         parameters=parameters,
     )
