@@ -12,6 +12,7 @@ from tersor.errors import StructureError, UsageError
 from tersor.structure.attributes import standard_integers
 from tersor.structure.edits import Edits, holder
 from tersor.structure.groups import Groups, Selection
+from tersor.structure.narrow_attention import NarrowMultiheadAttention
 
 _PARAMETRIZED = "parametrizations"
 
@@ -71,7 +72,8 @@ def selected_cuts(model: nn.Module, selection: Selection, groups: Groups) -> dic
 def cut(model: nn.Module, cuts: Cuts, edits: Edits) -> None:
     """Takes the positions out of the model's tensors and corrects the attributes of standard modules.
 
-    Parameters become new ones (requires_grad and gradients as before); tied ones stay tied.
+    Parameters become new ones (requires_grad and gradients as before); tied ones stay tied. Torch's attention becomes
+    a `NarrowMultiheadAttention` where it must.
     StructureError where names, sizes or ties do not fit; then the changes made are still to be rolled back.
     """
     _replace(model, cuts, edits, _without)
@@ -87,6 +89,8 @@ def cut(model: nn.Module, cuts: Cuts, edits: Edits) -> None:
             raise StructureError(f"module {path!r} ({type(module).__name__}): {error}") from error
         for keys, value in wanted.items():
             edits.integer(module, keys, value)
+        if type(module) is nn.MultiheadAttention and module.num_heads * module.head_dim != module.embed_dim:
+            edits.kind(module, NarrowMultiheadAttention)
 
 
 def zero(model: nn.Module, cuts: Cuts, edits: Edits) -> None:

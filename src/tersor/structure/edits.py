@@ -53,6 +53,12 @@ class Edits:
         vars(module)[name] = _replaced(old, keys[1:], value)
         self._undo.append(lambda: vars(module).update({name: old}))
 
+    def kind(self, module: nn.Module, kind: type[nn.Module]) -> None:
+        """Makes `module` one of another class, which holds the same."""
+        old = type(module)
+        module.__class__ = kind
+        self._undo.append(lambda: setattr(module, "__class__", old))
+
     def hook(self, hooks: dict[int, Any], wanted: Mapping[int, Any]) -> None:
         """Makes `hooks` hold what `wanted` does."""
         old = dict(hooks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class Trace:
                 saved have none.
     inputs:     placeholder for each leaf of (args, kwargs), in order.
     in_spec, out_spec: how arguments and results are nested.
+    args, kwargs: what it was traced with.
     """
 
     graph: fx.GraphModule
@@ -38,6 +39,8 @@ class Trace:
     inputs: tuple[str, ...]
     in_spec: pytree.TreeSpec
     out_spec: pytree.TreeSpec
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Trace:
@@ -56,10 +59,10 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | N
                 "give inputs as the model's forward takes them"
             ) from error
         try:
-            return _exported(model, args, kwargs)
+            return replace(_exported(model, args, kwargs), args=args, kwargs=kwargs)
         except Exception as first:  # noqa: BLE001 - torch raises errors of many kinds here, RuntimeError among them
             try:
-                return _dispatched(model, args, kwargs)
+                return replace(_dispatched(model, args, kwargs), args=args, kwargs=kwargs)
             except Exception as second:
                 raise TraceError(
                     f"the network cannot be traced. torch.export: {_brief(first)}. Dispatch: {_brief(second)}. "
