@@ -26,6 +26,7 @@ from tersor.posttraining import Calibrate
 from tersor.progress import Progress
 from tersor.quantization import Quantize
 from tersor.recipe import Recipe, Rule
+from tersor.shrinking.holding import finalized
 from tersor.structure.carried import attachments_of
 from tersor.uncalibrated import compress_weights
 from tersor.work import Work, identity_of
@@ -66,6 +67,8 @@ def compress(
     Raises UsageError for contradicting options, patterns that match nothing or a budget that cannot be met, InputError
     for unreadable files, CalibrationError where samples do not fit the model, or `evaluate` fails.
     """
+    if isinstance(model, nn.Module):
+        model = finalized(model)
     if calibration is not None:
         if recipe is not None or lossless:
             raise UsageError("calibration excludes recipe and lossless: the budget sets every layer's precision")

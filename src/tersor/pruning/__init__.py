@@ -1,5 +1,26 @@
-"""Pruning: which weights are kept."""
+"""Pruning: which weights, and which channels, are kept."""
 
+from tersor.pruning.channel_criteria import CHANNEL_CRITERIA, UnitEvidence, channel_criterion
+from tersor.pruning.criteria import WEIGHT_CRITERIA, WeightEvidence, weight_criterion
+from tersor.pruning.granularity import GlobalMasks, global_masks, mask_of
 from tersor.pruning.masks import Prune, magnitude_mask
+from tersor.pruning.registry import Criterion
+from tersor.pruning.schedules import Schedule, drop_fraction, rounds
 
-__all__ = ["Prune", "magnitude_mask"]
+__all__ = [
+    "CHANNEL_CRITERIA",
+    "WEIGHT_CRITERIA",
+    "Criterion",
+    "GlobalMasks",
+    "Prune",
+    "Schedule",
+    "UnitEvidence",
+    "WeightEvidence",
+    "channel_criterion",
+    "drop_fraction",
+    "global_masks",
+    "magnitude_mask",
+    "mask_of",
+    "rounds",
+    "weight_criterion",
+]

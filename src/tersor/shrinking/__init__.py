@@ -1,0 +1,1 @@
+"""Shrinking: whole networks pruned."""

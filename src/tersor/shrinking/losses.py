@@ -1,0 +1,42 @@
+"""The loss that gradients for pruning are taken of: the user's, or one without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tersor.calibration.objectives import default_objective
+from tersor.calibration.samples import call
+from tersor.errors import CalibrationError, TersorError
+
+Loss = Callable[[nn.Module, Any], Tensor]
+"""(model, batch) -> a scalar: it calls the model as it likes."""
+
+
+def forward(model: nn.Module, batch: Any, index: int, loss: Loss | None, generator: torch.Generator) -> Tensor:
+    """Runs the model on a batch; the scalar to take gradients of: `loss`, or `default_objective` of the output.
+
+    Raises CalibrationError, naming the sample, where model or loss raise, or the loss is no finite scalar.
+    """
+    value: Any
+    if loss is None:
+        value = default_objective(call(model, batch, index), generator)
+    else:
+        try:
+            value = loss(model, batch)
+        except TersorError:
+            raise
+        except Exception as error:
+            raise CalibrationError(f"sample {index}: the loss raised {type(error).__name__}: {error}") from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise CalibrationError(f"sample {index}: the loss must be a scalar tensor, got {value!r}")
+    if not bool(torch.isfinite(value)):
+        raise CalibrationError(
+            f"sample {index}: the loss is {float(value.detach())}; look at the samples and the model"
+        )
+    if torch.is_grad_enabled() and not value.requires_grad:
+        raise CalibrationError(f"sample {index}: the loss has no gradient: it does not depend on the layers")
+    return value

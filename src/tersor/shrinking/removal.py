@@ -1,0 +1,243 @@
+"""Channels removed from a network: groups found, units chosen by worth until the target is met, tensors cut."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tersor.costs import count_macs, macs_by_module
+from tersor.errors import StructureError, UsageError
+from tersor.shrinking.options import PruneChannels
+from tersor.shrinking.selection import Selected, eligible, numbers_left, select, share_that_meets
+from tersor.structure.cuts import selected_cuts
+from tersor.structure.groups import Group, Groups, Selection, find_groups
+from tersor.structure.surgery import shrink, shrink_where_possible
+from tersor.structure.trace import Trace, trace
+
+_CORRECTIONS = 4
+"""Trials after which a target of MACs counts as missed: products of activations alone follow no weight's size."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A network before pruning began: what shares are shares of.
+
+    units: of each group; macs: of one call; parameters: numbers in all of them.
+    """
+
+    units: Mapping[str, int]
+    macs: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A network's groups, found on example inputs. candidates: those that may lose units. args, kwargs: the inputs."""
+
+    trace: Trace
+    groups: Groups
+    candidates: tuple[Group, ...]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What is left. masks: of weights that are pruned, cut with them. units: of groups that lost some, what they have.
+
+    notes: where less was removed than asked for.
+    """
+
+    model: nn.Module
+    masks: dict[str, Tensor]
+    units: dict[str, int]
+    notes: tuple[str, ...]
+
+
+def follow(
+    model: nn.Module,
+    options: PruneChannels,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    only: Collection[str] | None = None,
+) -> Followed:
+    """The groups of `model`. only: names of groups that may lose units.
+
+    StructureError, with what is frozen and why, where none may; errors of `trace` where the network cannot be followed.
+    """
+    found = trace(model, tuple(args), dict(kwargs))
+    groups = find_groups(found)
+    candidates = [group for group in eligible(groups.groups, options) if only is None or group.name in only]
+    if not candidates:
+        left = sum(group.normalised for group in groups.groups)
+        reasons = "; ".join(f"{frozen.tensor}: {frozen.reason}" for frozen in groups.frozen[:5])
+        raise StructureError(
+            f"no group of channels may lose units: {len(groups.groups)} found, {left} of them behind a normalisation "
+            f"over channels (normalised=True takes them), others by match or keep. Frozen: {reasons or 'none'}"
+        )
+    return Followed(found, groups, tuple(candidates), tuple(args), dict(kwargs))
+
+
+def origin_of(model: nn.Module, followed: Followed) -> Origin:
+    """What `model` has."""
+    return Origin(
+        {group.name: group.units for group in followed.groups.groups},
+        count_macs(model, followed.args, followed.kwargs),
+        sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def remove_channels(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    options: PruneChannels,
+    followed: Followed,
+    share: float,
+    origin: Origin,
+    scores: Mapping[str, Tensor],
+) -> Removed:
+    """A smaller copy of `model` of which `share` of the target is left: of units, MACs or parameters of `origin`.
+
+    model: without parametrizations that hold masks; `masks` are those that it had.
+    UsageError where even the smallest network that the options allow is above the target of MACs or parameters.
+    """
+    if options.ratio is not None:
+        return _shrunk(model, masks, options, followed, _selected(followed, scores, share, options, origin))
+    if options.parameters is not None:
+        return _to_parameters(model, masks, options, followed, share * origin.parameters, origin, scores)
+    return _to_macs(model, masks, options, followed, share * origin.macs, origin, scores)
+
+
+def _selected(
+    followed: Followed, scores: Mapping[str, Tensor], share: float, options: PruneChannels, origin: Origin
+) -> Selected:
+    return select(followed.candidates, scores, share, options, origin.units)
+
+
+def _shrunk(
+    model: nn.Module, masks: Mapping[str, Tensor], options: PruneChannels, followed: Followed, selected: Selected
+) -> Removed:
+    selection: Selection = selected.removed
+    notes = [f"group {name} keeps {count} units: its floor" for name, count in selected.floors.items()]
+    if options.on_failure == "skip":
+        found = shrink_where_possible(model, selection, followed.groups, followed.trace)
+        smaller = found.model
+        notes += [f"group {name} keeps all units: {error}" for name, error in found.skipped.items()]
+        selection = {name: units for name, units in selection.items() if name not in found.skipped}
+    else:
+        smaller = shrink(model, selection, followed.groups, followed.trace)
+    sizes = {group.name: group.units for group in followed.candidates}
+    units = {name: sizes[name] - len(gone) for name, gone in selection.items()}
+    return Removed(smaller, _cut(model, masks, selection, followed.groups), units, tuple(notes))
+
+
+def _cut(model: nn.Module, masks: Mapping[str, Tensor], selection: Selection, groups: Groups) -> dict[str, Tensor]:
+    """The masks of the smaller tensors."""
+    found = dict(masks)
+    for (name, dim), cut in selected_cuts(model, selection, groups).items():
+        if name in found:
+            found[name] = found[name].index_select(dim, cut.kept().to(found[name].device))
+    return found
+
+
+def _to_parameters(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    options: PruneChannels,
+    followed: Followed,
+    target: float,
+    origin: Origin,
+    scores: Mapping[str, Tensor],
+) -> Removed:
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+    def numbers(share: float) -> float:
+        removed = _selected(followed, scores, share, options, origin).removed
+        return sum(numbers_left(shapes, followed.candidates, removed).values())
+
+    share = share_that_meets(numbers, target)
+    if numbers(share) > target:
+        raise UsageError(
+            f"prune_channels: the target of {target:,.0f} parameters cannot be met; of {origin.parameters:,} groups "
+            f"must keep {numbers(0.0):,.0f}"
+        )
+    return _shrunk(model, masks, options, followed, _selected(followed, scores, share, options, origin))
+
+
+def _to_macs(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    options: PruneChannels,
+    followed: Followed,
+    target: float,
+    origin: Origin,
+    scores: Mapping[str, Tensor],
+) -> Removed:
+    """By an estimate from the sizes of weights, corrected by what the smaller networks turn out to take."""
+    args, kwargs = followed.args, followed.kwargs
+    estimate = _Estimate.of(model, followed, args, kwargs)
+    aim, least = target, float("inf")
+    for _ in range(_CORRECTIONS):
+
+        def macs(share: float) -> float:
+            return estimate(_selected(followed, scores, share, options, origin).removed)
+
+        share = share_that_meets(macs, aim)
+        found = _shrunk(model, masks, options, followed, _selected(followed, scores, share, options, origin))
+        taken = count_macs(found.model, args, kwargs)
+        if taken <= target:
+            return found
+        least = min(least, taken)
+        if share <= 0:
+            break
+        aim -= 1.1 * (taken - target)
+    raise UsageError(
+        f"prune_channels: the target of {target:,.0f} multiply-accumulates cannot be met; of {origin.macs:,} the "
+        f"smallest network tried takes {least:,.0f}"
+    )
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """MACs of smaller networks: those of a module fall with the numbers in its weights.
+
+    own: MACs of each module with weights; shapes: of these weights, by name; rest: MACs elsewhere.
+    """
+
+    own: Mapping[str, int]
+    shapes: Mapping[str, tuple[int, ...]]
+    candidates: Sequence[Group]
+    rest: int
+
+    @classmethod
+    def of(cls, model: nn.Module, followed: Followed, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Estimate:
+        counts = macs_by_module(model, args, kwargs)
+        shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.dim() > 1}
+        owners = {name.rpartition(".")[0] for name in shapes}
+        own = {}
+        for path in owners:
+            inner = [other for other in owners if _inside(other, path)]
+            nearest = [other for other in inner if not any(_inside(other, between) for between in inner)]
+            own[path] = counts.get(path, 0) - sum(counts.get(other, 0) for other in nearest)
+        return cls(own, shapes, followed.candidates, counts[""] - sum(own.values()))
+
+    def __call__(self, removed: Mapping[str, Sequence[int]]) -> float:
+        left = numbers_left(self.shapes, self.candidates, removed)
+        total = float(self.rest)
+        for path, macs in self.own.items():
+            names = [name for name in self.shapes if name.rpartition(".")[0] == path]
+            before = sum(_numel(self.shapes[name]) for name in names)
+            total += macs * sum(left[name] for name in names) / max(before, 1)
+        return total
+
+
+def _inside(path: str, outer: str) -> bool:
+    return path != outer and (path.startswith(f"{outer}.") or outer == "")
+
+
+def _numel(shape: Sequence[int]) -> int:
+    return int(torch.Size(shape).numel())
