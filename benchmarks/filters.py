@@ -2,11 +2,11 @@
 
     TERSOR_DATA=... python -m benchmarks.filters [--short] [large] [criteria] [order] [sensitivity]
 
-writes benchmarks/results/filters.json (and filters-sensitivity.svg). Parts:
+writes benchmarks/results/filters.json (and filters-sensitivity-*.svg). Parts:
 
 large:       ResNet-56 with at least 27 % and 50 % of the multiply-accumulates removed, fine-tuned.
 criteria:    ResNet-20, 3 seeds: L1 against random, entropy, APoZ and Taylor, before and after fine-tuning.
-order:       ResNet-20, 3 seeds: the same filters of L1 all at once, and layer by layer with fine-tuning in between.
+order:       ResNet-20, 3 seeds: half of the filters by L1 all at once, or layer by layer with fine-tuning in between.
 sensitivity: ResNet-20: accuracy against the share of each layer's filters that is gone, by L1 and Taylor.
 
 As in the paper, the first layer of each block loses filters. Each network is held against the unpruned one, fine-tuned
@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import tersor
 from benchmarks.journal import Journal
@@ -38,6 +39,7 @@ from benchmarks.networks import networks
 from benchmarks.plot import Axis, chart
 from benchmarks.sources import ResNetCifar, cifar10_test, cifar10_train
 from benchmarks.training import Plan, Split, accuracy, divided, fit, seeded, summary
+from tersor.costs import costs
 from tersor.shrinking import LayerByLayer, PruneChannels, sensitivity
 
 RESULTS = Path(__file__).parent / "results"
@@ -47,9 +49,11 @@ CALIBRATION = 512
 SEEDS = (0, 1, 2)
 CRITERIA = ("l1", "random", "entropy", "apoz", "taylor")
 SCOPES = ("group", "global")
+ORDER_RATIO = 0.5
+"""Share of the filters that goes where all at once is compared with layer by layer."""
 FILTERS = ("layer*.conv1.weight",)
 """What loses filters: the residual stream keeps its width."""
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
@@ -76,18 +80,22 @@ class Bench:
         """One image, for which multiply-accumulates are counted."""
         return self.data.train[0][:1]
 
-    def samples(self, seed: int) -> list[Tensor]:
-        """Unlabelled training images for statistics."""
-        images = self.data.train[0]
+    def samples(self, seed: int) -> list[tuple[Tensor, Tensor]]:
+        """Labelled training images for statistics."""
+        images, labels = self.data.train
         drawn = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:CALIBRATION]
-        return list(images[drawn].split(128))
+        return list(zip(images[drawn].split(128), labels[drawn].split(128), strict=True))
 
-    def prune(self, model: nn.Module, macs: float, criterion: str, seed: int, **options: Any) -> tersor.Pruned:
-        """A copy of `model` with at most the share `macs` of its multiply-accumulates."""
-        schedule, fine_tune = options.pop("schedule", None), options.pop("fine_tune", None)
-        config = PruneChannels(macs=macs, criterion=criterion, match=FILTERS, seed=seed, **options)
-        more = {} if schedule is None else {"schedule": schedule, "fine_tune": fine_tune}
-        return tersor.prune(model, config, example_inputs=self.example, calibration=self.samples(seed), **more)
+    def evidence(self, criterion: str, seed: int) -> dict[str, Any]:
+        """What `tersor.prune` and `sensitivity` are given to judge by; Taylor's gradients are of the labelled loss."""
+        samples = self.samples(seed)
+        if criterion == "taylor":
+            return {"example_inputs": self.example, "calibration": samples, "loss": _cross_entropy, "seed": seed}
+        return {"example_inputs": self.example, "calibration": [images for images, _ in samples], "seed": seed}
+
+    def prune(self, model: nn.Module, config: PruneChannels, seed: int, **options: Any) -> tersor.Pruned:
+        """A copy of `model` without what the config says."""
+        return tersor.prune(model, config, **self.evidence(config.criterion, seed), **options)
 
     def tuned(self, key: str, setting: Setting, seed: int, start: Callable[[], nn.Module]) -> dict[str, Any]:
         """Scores of a network before fine-tuning and after it: once, whatever interrupts the run."""
@@ -95,10 +103,10 @@ class Bench:
         def work() -> dict[str, Any]:
             model = start()
             before = self.scores(model)
-            costs = tersor.costs(model, self.example, latency=True).to_dict()
+            cost = costs(model, (self.example,), latency=True).to_dict()
             teacher = setting.build() if setting.plan.distilled else None
             fit(model, self.data.train, setting.plan, seed, teacher)
-            return {"before": before, "after": self.scores(model), "costs": costs}
+            return {"before": before, "after": self.scores(model), "costs": cost}
 
         return self.journal.once(key, work)
 
@@ -120,7 +128,8 @@ def large(bench: Bench) -> dict[str, Any]:
             found = {}
             for criterion in ("l1", "taylor"):
                 for scope in SCOPES:
-                    pruned = bench.prune(setting.build(), macs, criterion, 0, scope=scope)
+                    config = PruneChannels(macs=macs, criterion=criterion, scope=scope, match=FILTERS)
+                    pruned = bench.prune(setting.build(), config, 0)
                     found[f"{criterion} {scope}"] = accuracy(pruned.model, bench.data.validation)
             return found
 
@@ -147,7 +156,8 @@ def large(bench: Bench) -> dict[str, Any]:
 
 
 def _pruned_model(bench: Bench, setting: Setting, macs: float, criterion: str, seed: int, scope: str) -> nn.Module:
-    return bench.prune(setting.build(), macs, criterion, seed, scope=scope).finalize()
+    config = PruneChannels(macs=macs, criterion=criterion, scope=scope, match=FILTERS, seed=seed)
+    return bench.prune(setting.build(), config, seed).finalize()
 
 
 def criteria(bench: Bench) -> dict[str, Any]:
@@ -165,35 +175,38 @@ def criteria(bench: Bench) -> dict[str, Any]:
 
 
 def order(bench: Bench) -> dict[str, Any]:
-    """All at once and layer by layer, equally many steps of training in all."""
-    setting, rows = bench.small, []
-    for macs in setting.macs:
-        for name in ("all at once", "layer by layer"):
-            scored = []
-            for seed in setting.seeds:
-                start = functools.partial(_pruned_model, bench, setting, macs, "l1", seed, "group")
-                if name == "all at once":
-                    # The same arm as in the table of criteria: it is not run twice.
-                    scored.append(bench.tuned(f"criteria {macs} l1 {seed}", setting, seed, start))
-                    continue
-                key = f"order {macs} {seed}"
-                scored.append(bench.journal.once(key, functools.partial(_by_layers, bench, macs, seed)))
-            rows.append({"macs": macs, "order": name, "after": _summaries(scored)["after"]})
+    """Half of each layer's filters all at once and layer by layer: equally many steps of training in all."""
+    setting = bench.small
+    arms = {"all at once": _at_once, "layer by layer": _by_layers}
+    rows = []
+    for name, arm in arms.items():
+        scored = [
+            bench.journal.once(f"order {name} {seed}", functools.partial(arm, bench, seed)) for seed in setting.seeds
+        ]
+        rows.append({"ratio": ORDER_RATIO, "order": name, **_summaries(scored)})
     return {"plan": dataclasses.asdict(setting.plan), "rows": rows}
 
 
-def _by_layers(bench: Bench, macs: float, seed: int) -> dict[str, Any]:
+def _at_once(bench: Bench, seed: int) -> dict[str, Any]:
+    def fine_tune(model: nn.Module) -> None:
+        fit(model, bench.data.train, bench.small.plan, seed)
+
+    pruned = bench.prune(bench.small.build(), PruneChannels(ORDER_RATIO, match=FILTERS), seed, fine_tune=fine_tune)
+    return {"after": bench.scores(pruned.finalize())}
+
+
+def _by_layers(bench: Bench, seed: int) -> dict[str, Any]:
     """Each layer gets an equal part of the training, a one-cycle schedule of its own."""
-    setting = bench.small
-    model = setting.build()
-    layers = sum(name.endswith("conv1") for name, _ in model.named_modules()) - 1
-    part = dataclasses.replace(setting.plan, epochs=setting.plan.epochs / layers)
-    turns = iter(range(layers + 1))
+    model = bench.small.build()
+    layers = sum(name.startswith("layer") and name.endswith("conv1") for name, _ in model.named_modules())
+    part = dataclasses.replace(bench.small.plan, epochs=bench.small.plan.epochs / layers)
+    turns = iter(range(layers))
 
     def fine_tune(model: nn.Module) -> None:
         fit(model, bench.data.train, part, 100 * seed + next(turns))
 
-    pruned = bench.prune(model, macs, "l1", seed, schedule=LayerByLayer(), fine_tune=fine_tune)
+    config = PruneChannels(ORDER_RATIO, match=FILTERS)
+    pruned = bench.prune(model, config, seed, schedule=LayerByLayer(), fine_tune=fine_tune)
     return {"after": bench.scores(pruned.finalize())}
 
 
@@ -208,18 +221,16 @@ def curves(bench: Bench) -> dict[str, Any]:
     for criterion in ("l1", "taylor"):
 
         def work(criterion: str = criterion) -> dict[str, Any]:
-            config = PruneChannels(ratio=0.5, criterion=criterion, match=FILTERS)
-            return sensitivity(
-                model,
-                config,
-                evaluate,
-                shares=SHARES,
-                example_inputs=bench.example,
-                calibration=bench.samples(0),
-            ).to_dict()
+            config = PruneChannels(0.5, criterion=criterion, match=FILTERS)
+            more = bench.evidence(criterion, 0)
+            return sensitivity(model, evaluate, config, fractions=FRACTIONS, **more).to_dict()
 
         found[criterion] = bench.journal.once(f"sensitivity {criterion}", work)
     return found
+
+
+def _cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
 
 
 def _summaries(scored: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -243,7 +254,10 @@ def show(part: str, result: dict[str, Any]) -> None:
             print(f"{row['choice']:14} {sizes}: {scores}, control {row['control']['after']['test']:.2f}")
         return
     if part == "sensitivity":
-        print(json.dumps(result)[:2000])
+        for criterion, found in result.items():
+            print(f"{criterion}, {found['reference']:.2f} unpruned")
+            for layer in found["layers"]:
+                print(f"{layer['name']:26} " + " ".join(f"{metric:6.2f}" for _, metric in layer["points"]))
         return
     rows = list(result["rows"])
     if "control" in result:
@@ -255,7 +269,7 @@ def show(part: str, result: dict[str, Any]) -> None:
             for when in ("before", "after")
             if when in row
         ]
-        print(f"{name:15} {row['macs']:.2f}  {'  '.join(scores)}")
+        print(f"{name:15} {row.get('macs', '')!s:5} {'  '.join(scores)}")
 
 
 def cifar() -> Bench | None:
@@ -292,9 +306,12 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
 
 def figure(found: dict[str, Any], criterion: str) -> str:
     """One line a layer, as in figure 2 (b) of the paper."""
-    lines: dict[str, list[tuple[float, float, float]]] = {}
-    for row in found["rows"]:
-        lines.setdefault(row["name"], []).append((100 * row["share"], row["metric"], 0.0))
+    lines = {
+        layer["name"].removesuffix(".conv1.weight"): [
+            (100 * fraction, metric, 0.0) for fraction, metric in [(0.0, found["reference"]), *layer["points"]]
+        ]
+        for layer in found["layers"]
+    }
     across, up = Axis("filters pruned away, %", range(0, 101, 10)), Axis("validation accuracy, %", range(0, 101, 10))
     return chart(f"ResNet-20, {criterion}", across, up, lines)
 

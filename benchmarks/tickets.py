@@ -27,7 +27,7 @@ from benchmarks.plot import Axis, chart
 from benchmarks.training import Plan, Split, accuracy, fit, seeded
 from tersor.pruning import Prune
 from tersor.recipe import Recipe, Rule
-from tersor.shrinking.lottery import Lottery, lottery
+from tersor.shrinking import Lottery, lottery
 
 SEEDS = (0, 1, 2)
 ROUNDS = 18
