@@ -14,10 +14,23 @@ from tersor.errors import TersorError, TersorWarning
 from tersor.model import CompressedModel
 from tersor.posttraining import Calibrate
 from tersor.pruning import Prune
+from tersor.pruning.schedules import Schedule
 from tersor.quantization import Binarize, Cast, FixedPoint, Lossless, Palettize, Quantize, Ternarize
 from tersor.recipe import Recipe, Rule
 from tersor.report.inspection import inspect
 from tersor.restore import load
+from tersor.shrinking import (
+    Gradual,
+    Iterative,
+    LayerByLayer,
+    PruneChannels,
+    Pruned,
+    Regrow,
+    finalize,
+    lottery,
+    prune,
+    sensitivity,
+)
 from tersor.storage import save
 from tersor.streaming import TensorReader, open
 
@@ -29,12 +42,19 @@ __all__ = [
     "Curve",
     "Diagnosis",
     "FixedPoint",
+    "Gradual",
+    "Iterative",
+    "LayerByLayer",
     "Lossless",
     "Palettize",
     "Prune",
+    "PruneChannels",
+    "Pruned",
     "Quantize",
     "Recipe",
+    "Regrow",
     "Rule",
+    "Schedule",
     "TensorReader",
     "Ternarize",
     "TersorError",
@@ -42,8 +62,12 @@ __all__ = [
     "__version__",
     "compress",
     "diagnose",
+    "finalize",
     "inspect",
     "load",
+    "lottery",
     "open",
+    "prune",
     "save",
+    "sensitivity",
 ]

@@ -73,6 +73,10 @@ def objective(model, batch):
     return model(batch).square().sum() / 2
 
 
+def infinite_gradient(model, batch):
+    return (model(batch) * 0).sqrt().sum()
+
+
 def by_hand(model, criterion, x):
     """Scores of STREAM, one unit and one layer at a time."""
     with torch.no_grad():
@@ -143,6 +147,21 @@ def test_weights_and_gates_agree_on_taylor():
     (g,) = torch.autograd.grad(objective(lambda a: model.head(F.relu(s + model.outer(F.relu(a))).flatten(1)), a), a)
     expected = (a * g).sum((0, 2, 3)).square()
     torch.testing.assert_close(weights, expected.detach().double(), rtol=1e-4, atol=1e-9)
+
+
+def test_gates_of_weights_are_squared_batch_by_batch():
+    model, x = Residual().eval(), torch.randn(12, 2, 2, 2)
+    got = score_groups(model, [STREAM, INNER], "taylor_weights", samples=x.split(5), loss=objective)["stem.weight"]
+    expected = torch.zeros(4, dtype=torch.float64)
+    for batch in x.split(5):
+        total = torch.zeros(4)
+        for w in (model.stem.weight, model.outer.weight):
+            (g,) = torch.autograd.grad(objective(model, batch), w)
+            total += (w * g).sum((1, 2, 3)).detach()
+        expected += total.double() ** 2 / 3
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-9)
+    with pytest.raises(CalibrationError, match=r"group stem\.weight: its gradients are NaN"):
+        score_groups(model, [STREAM], "taylor_weights", samples=x, loss=infinite_gradient)
 
 
 def test_hidden_units_are_scored_with_all_their_gates():

@@ -4,8 +4,8 @@ from torch import nn
 
 from tersor.calibration import collect
 from tersor.errors import CalibrationError, UsageError
-from tersor.pruning import WEIGHT_CRITERIA, Prune, weight_criterion
-from tersor.shrinking.evidence import collect_evidence, input_moment, inverse_diagonal
+from tersor.pruning import WEIGHT_CRITERIA, Prune, WeightEvidence, weight_criterion
+from tersor.shrinking.evidence import collect_evidence, fisher_inverse, input_moment, inverse_diagonal
 from tests.calibration.test_damping import statistics_of
 
 
@@ -48,6 +48,18 @@ def test_the_inverse_is_that_of_the_damped_moment():
     embedding = collect(nn.Sequential(nn.Embedding(3, 2)), [torch.tensor([[0, 0, 1]])])["0.weight"]
     damped = torch.tensor([2.0, 1.0, 0.0]).double() + 0.01
     torch.testing.assert_close(inverse_diagonal(embedding), (1 / damped)[:, None].expand(3, 2))
+
+
+def test_rows_weigh_what_their_errors_cost():
+    model, x = network(), torch.randn(7, 2, 3, 3)
+    statistics = collect(model, [x], fisher=True)["3.weight"]
+    statistics.gradient[0, 1] = 0
+    got = fisher_inverse(statistics)
+    rows = statistics.row_weights()[0]
+    torch.testing.assert_close(got[0], inverse_diagonal(statistics)[0] / rows[0])
+    assert torch.isinf(got[1]).all()
+    scores = weight_criterion("obs").score(WeightEvidence(model[3].weight.detach(), inverse=got))
+    assert torch.isfinite(scores).all() and (scores[1] == 0).all()
 
 
 @pytest.mark.parametrize("criterion", list(WEIGHT_CRITERIA))

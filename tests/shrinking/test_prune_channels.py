@@ -116,7 +116,7 @@ def test_the_criterion_may_look_at_samples():
             model, PruneChannels(ratio=0.25, match="head.*", criterion=criterion), calibration=[X, X + 1], seed=1
         )
         assert torch.equal(found.model.head.bias, model.head.bias[4:]), criterion
-    with pytest.raises(UsageError, match="apoz.*calibration"):
+    with pytest.raises(UsageError, match=r"apoz.*calibration"):
         prune(model, PruneChannels(ratio=0.25, criterion="apoz"), example_inputs=X)
 
 
@@ -142,7 +142,7 @@ def test_what_is_refused():
     model = build()
     with pytest.raises(UsageError, match="example_inputs"):
         prune(model, PruneChannels(ratio=0.5))
-    with pytest.raises(StructureError, match="no group of channels.*Frozen"):
+    with pytest.raises(StructureError, match=r"no group of channels.*Frozen"):
         prune(model, PruneChannels(ratio=0.5, keep="*"), example_inputs=X)
     for options in (
         {},

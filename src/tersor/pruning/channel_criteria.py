@@ -23,7 +23,7 @@ class UnitEvidence(Evidence):
 
     rows:        (U, F), the weights that compute each unit.
     scales:      (U,), gamma of the batch norm behind it.
-    gradients:   (U, F), E[g] of the rows.
+    weight_gate: (U,), E(sum_f w_f g_f)^2 over batches, g a batch's gradients by the rows.
     pooled:      (B, U), each sample's activations, averaged over its positions.
     idle:        (U,), share of the activations that are not above zero.
     mean:        (U,), E|a|.
@@ -34,7 +34,7 @@ class UnitEvidence(Evidence):
 
     rows: Tensor
     scales: Tensor | None = field(default=None, metadata={"need": "scales"})
-    gradients: Tensor | None = field(default=None, metadata={"need": "gradients"})
+    weight_gate: Tensor | None = field(default=None, metadata={"need": "gradients"})
     pooled: Tensor | None = field(default=None, metadata={"need": "activations"})
     idle: Tensor | None = field(default=None, metadata={"need": "activations"})
     mean: Tensor | None = field(default=None, metadata={"need": "activations"})
@@ -117,12 +117,9 @@ def fisher_activation(gate_square: Tensor) -> Tensor:
     return gate_square.double() / 2
 
 
-def taylor_weights(rows: Tensor, gradients: Tensor) -> Tensor:
-    """(sum_f w_f E[g_f])^2 (Molchanov et al. 2019, section 3.1, the gate of a filter): float64 (U,).
-
-    For a loss with labels: without, gradients are zero on average.
-    """
-    return (rows.double() * gradients.double()).sum(1).square()
+def taylor_weights(weight_gate: Tensor) -> Tensor:
+    """E(sum_f w_f g_f)^2 over batches (Molchanov et al. 2019, section 3.1, the gate of a filter): float64 (U,)."""
+    return weight_gate.double()
 
 
 CHANNEL_CRITERIA: dict[str, Criterion[UnitEvidence]] = by_name(
@@ -159,7 +156,7 @@ CHANNEL_CRITERIA: dict[str, Criterion[UnitEvidence]] = by_name(
     Criterion(
         "taylor_weights",
         ("gradients",),
-        lambda e: taylor_weights(e.rows, e.require("gradients", "taylor_weights")),
+        lambda e: taylor_weights(e.require("weight_gate", "taylor_weights")),
         "Molchanov et al. 2019",
     ),
 )

@@ -22,7 +22,8 @@ class WeightEvidence(Evidence):
     gradient:        float, E[g], the mean of the batches' gradients.
     taylor:          float, E[(w g)^2] over batches.
     moment:          float, E[x^2] summed over a sample's positions: for each weight the moment of its input.
-    inverse:         float, [H^-1]_jj of each weight's input j, of the damped H.
+    inverse:         float above 0, [F^-1]_jj of each weight's input j, F the damped H times what its row's errors cost;
+                     infinite where they cost nothing.
     seed:            of the control.
     """
 
@@ -83,7 +84,7 @@ def first_order(weight: Tensor, gradient: Tensor) -> Tensor:
 
 
 def obs_saliency(weight: Tensor, inverse: Tensor) -> Tensor:
-    """w^2 / (2 [H^-1]_jj): what removing it costs when the rest of the row makes it good, float64.
+    """w^2 / (2 [F^-1]_jj): what removing it costs when the rest of the row makes it good, float64.
 
     Hassibi and Stork 1993, equation 5.
     """

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from tersor.calibration.products import CONVOLUTIONS, TRANSPOSED, layout
-from tersor.errors import TersorError, UsageError
+from tersor.errors import CalibrationError, TersorError, UsageError
 from tersor.pruning.channel_criteria import UnitEvidence, channel_criterion
 from tersor.shrinking.activations import Site, UnitStatistics, observe_units
-from tersor.shrinking.gradients import WeightGradients, plain_name, weight_gradients
+from tersor.shrinking.gradients import each_gradient, plain_name
 from tersor.shrinking.losses import Loss
 from tersor.structure.groups import Group, Member
 
@@ -37,11 +37,11 @@ def score_groups(
     Samples are gone through once, and only for criteria that need them; the model is handed back as it came.
     samples, loss: as in `observe_units`.
     Raises UsageError for an unknown criterion, and where it needs samples or a batch norm that are not there, naming
-    the group; CalibrationError as `observe_units` and `weight_gradients`.
+    the group; CalibrationError as `observe_units` and `weight_gates`.
     """
     needs = channel_criterion(criterion).needs
     units: Mapping[str, UnitStatistics] = {}
-    gradients: Mapping[str, WeightGradients] | None = None
+    gates: Mapping[str, Tensor] = {}
     if samples is None and ("activations" in needs or "gradients" in needs):
         raise UsageError(f"criterion {criterion!r} looks at activations or gradients: give calibration samples")
     if "activations" in needs and samples is not None:
@@ -54,10 +54,12 @@ def score_groups(
                 )
         units = observe_units(model, samples, sites, gradients="gradients" in needs, loss=loss, seed=seed)
     elif "gradients" in needs and samples is not None:
-        gradients = weight_gradients(model, samples, loss=loss, seed=seed)
+        gates = weight_gates(model, groups, samples, loss=loss, seed=seed)
     state = {plain_name(name): tensor for name, tensor in model.state_dict().items()}
     return {
-        group.name: unit_scores(group, state, criterion, units=units.get(group.name), gradients=gradients, seed=seed)
+        group.name: unit_scores(
+            group, state, criterion, units=units.get(group.name), gate=gates.get(group.name), seed=seed
+        )
         for group in groups
     }
 
@@ -68,7 +70,7 @@ def unit_scores(
     criterion: str,
     *,
     units: UnitStatistics | None = None,
-    gradients: Mapping[str, WeightGradients] | None = None,
+    gate: Tensor | None = None,
     seed: int = 0,
 ) -> Tensor:
     """float64 (U,): the criterion's score of each unit.
@@ -79,7 +81,7 @@ def unit_scores(
     the mean over the norms.
 
     state:     tensors by their plain names, of the state_dict.
-    units:     what `observe_units` saw of the group. gradients: by the tensors' names.
+    units:     what `observe_units` saw of the group. gate: of `weight_gates`.
     seed:      of the control; groups of other names get other numbers.
     Raises UsageError, naming the group, where something that the criterion needs is missing.
     """
@@ -88,17 +90,44 @@ def unit_scores(
     try:
         if chosen.needs == ("scales",):
             return _mean([chosen.score(UnitEvidence(s[:, None], scales=s)) for s in _scales(group, state)], group)
-        if "activations" in chosen.needs or chosen.name == "random":
-            return chosen.score(_seen(group, units, seed)).double()
-        scores = []
-        for member in _producers(group):
-            found = None if gradients is None else gradients.get(member.tensor)
-            steps = None if found is None else member_rows(found.mean, member)
-            rows = member_rows(state[member.tensor], member)
-            scores.append(chosen.score(UnitEvidence(rows, gradients=steps, seed=seed)))
-        return _mean(scores, group)
+        if chosen.needs != ("weights",) or chosen.name == "random":
+            return _mean([chosen.score(_seen(group, units, gate, seed))], group)
+        return _mean(
+            [chosen.score(UnitEvidence(member_rows(state[plain_name(m.tensor)], m))) for m in _producers(group)], group
+        )
     except TersorError as error:
         raise type(error)(f"group {group.name}: {error}") from error
+
+
+def weight_gates(
+    model: nn.Module, groups: Sequence[Group], samples: Iterable[Any], *, loss: Loss | None = None, seed: int = 0
+) -> dict[str, Tensor]:
+    """E(sum w g)^2 over batches, the sum over all weights that compute a unit: float64 (U,) of each group, by name.
+
+    The derivative of a batch's loss by a factor in front of the unit. Arguments and errors as `weight_gradients`;
+    CalibrationError names the group whose gradients are NaN or Inf.
+    """
+    readers: dict[str, list[tuple[str, Member]]] = {}
+    for group in groups:
+        for member in _producers(group):
+            readers.setdefault(plain_name(member.tensor), []).append((group.name, member))
+    batch = {group.name: torch.zeros(group.units, dtype=torch.float64) for group in groups}
+    total = {name: torch.zeros_like(value) for name, value in batch.items()}
+    last = next(reversed(readers), None)
+
+    def visit(name: str, weight: Tensor, gradient: Tensor) -> None:
+        for group, member in readers[name]:
+            batch[group] += member_rows((weight * gradient).double().cpu(), member).sum(1)
+        if name == last:
+            for group, value in batch.items():
+                total[group] += value.square()
+                value.zero_()
+
+    count = each_gradient(model, samples, visit, loss=loss, names=readers, seed=seed)
+    for name, value in total.items():
+        if not bool(torch.isfinite(value).all()):
+            raise CalibrationError(f"group {name}: its gradients are NaN or Inf; look at the samples and the loss")
+    return {name: value / count for name, value in total.items()}
 
 
 def normalised(scores: Tensor, how: str, macs: float | None = None) -> Tensor:
@@ -198,21 +227,22 @@ def _scales(group: Group, state: Mapping[str, Tensor]) -> list[Tensor]:
     """gamma of the batch norms among the members, (U,) each; the mean of a unit's where it has several channels."""
     found = []
     for member in group.members:
-        path, _, local = member.tensor.rpartition(".")
+        path, _, local = plain_name(member.tensor).rpartition(".")
         if local == "weight" and member.role == "vector" and f"{path}.running_var" in state:
-            rows = member_rows(state[member.tensor], member).double().abs()
+            rows = member_rows(state[plain_name(member.tensor)], member).double().abs()
             found.append(rows.sum(1) / torch.tensor([len(unit) for unit in member.indices], device=rows.device))
     if not found:
         raise UsageError("criterion 'bn_scale' needs a batch norm whose scales multiply the channels; it has none")
     return found
 
 
-def _seen(group: Group, units: UnitStatistics | None, seed: int) -> UnitEvidence:
+def _seen(group: Group, units: UnitStatistics | None, gate: Tensor | None, seed: int) -> UnitEvidence:
     rows = torch.zeros(group.units, 0)
     if units is None:
-        return UnitEvidence(rows, seed=seed)
+        return UnitEvidence(rows, weight_gate=gate, seed=seed)
     return UnitEvidence(
         rows,
+        weight_gate=gate,
         pooled=units.pooled,
         idle=units.idle,
         mean=units.mean,

@@ -46,14 +46,14 @@ def collect_evidence(
         if name not in weights:
             raise UsageError(f"{name}: the model has no parameter of this name")
     gradients = weight_gradients(model, samples, loss=loss, names=with_gradients, seed=seed) if with_gradients else {}
-    statistics = _statistics(model, samples, with_inputs, loss, seed) if with_inputs else {}
+    statistics = _statistics(model, samples, with_inputs, loss, seed, "obs" in criteria.values()) if with_inputs else {}
     evidence = {}
     for name in criteria:
         found = gradients.get(name)
         moment, inverse = (None, None)
         if name in statistics:
             moment = input_moment(statistics[name])
-            inverse = inverse_diagonal(statistics[name], damping) if criteria[name] == "obs" else None
+            inverse = fisher_inverse(statistics[name], damping) if criteria[name] == "obs" else None
         evidence[name] = WeightEvidence(
             weights[name].cpu(),
             gradient=None if found is None else found.mean.cpu(),
@@ -80,6 +80,16 @@ def inverse_diagonal(statistics: LayerStatistics, damping: float = DAMPING) -> T
     return _of_weights(squares, statistics)
 
 
+def fisher_inverse(statistics: LayerStatistics, damping: float = DAMPING) -> Tensor:
+    """[F_r^-1]_jj of the Fisher matrix F_r = G_r H of each row, G_r its `row_weights`: float64 of the weight's shape.
+
+    With it, OBS saliencies are nats, and those of different layers compare. Infinite in rows without gradients.
+    """
+    shape = statistics.layout.shape(statistics.shape)
+    rows = statistics.layout.weight(statistics.row_weights()[..., None].expand(shape), statistics.shape)
+    return inverse_diagonal(statistics, damping) / rows
+
+
 def _of_weights(inputs: Tensor, statistics: LayerStatistics) -> Tensor:
     """(G, N), of inputs, for each weight."""
     shape = statistics.layout.shape(statistics.shape)
@@ -87,10 +97,10 @@ def _of_weights(inputs: Tensor, statistics: LayerStatistics) -> Tensor:
 
 
 def _statistics(
-    model: nn.Module, samples: Iterable[Any], names: list[str], loss: Loss | None, seed: int
+    model: nn.Module, samples: Iterable[Any], names: list[str], loss: Loss | None, seed: int, fisher: bool
 ) -> dict[str, LayerStatistics]:
     batches = samples if loss is None else _inputs(samples)
-    found = collect(model, batches, layers=names, seed=seed, unreached="ignore")
+    found = collect(model, batches, fisher=fisher, layers=names, seed=seed, unreached="ignore")
     missing = [name for name in names if name not in found]
     if missing:
         raise CalibrationError(f"no sample reached {', '.join(missing)}; leave them out, or give samples that use them")

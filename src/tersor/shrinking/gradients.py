@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,14 +49,44 @@ def weight_gradients(
     Raises UsageError for unknown names or no samples; CalibrationError where the model rejects a sample, the loss is
     not finite or has no gradient, or gradients are NaN or Inf, naming the parameter.
     """
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def visit(name: str, weight: Tensor, g: Tensor) -> None:
+        mean, taylor = sums.setdefault(name, (torch.zeros_like(g), torch.zeros_like(g)))
+        mean += g
+        taylor += (weight * g).square()
+
+    count = each_gradient(model, samples, visit, loss=loss, names=names, seed=seed)
+    found = {name: WeightGradients(mean / count, taylor / count) for name, (mean, taylor) in sums.items()}
+    for name, result in found.items():
+        if not bool(torch.isfinite(result.mean).all() & torch.isfinite(result.taylor).all()):
+            raise CalibrationError(f"{name}: its gradients are NaN or Inf; look at the samples and the loss")
+    return found
+
+
+Visit = Callable[[str, Tensor, Tensor], None]
+"""(plain name, parameter, its gradient), both float32 and detached."""
+
+
+def each_gradient(
+    model: nn.Module,
+    samples: Iterable[Any],
+    visit: Visit,
+    *,
+    loss: Loss | None = None,
+    names: Collection[str] | None = None,
+    seed: int = 0,
+) -> int:
+    """Calls `visit` for every parameter after each batch's backward pass; how many batches there were.
+
+    Arguments and errors as `weight_gradients`; gradients that are NaN or Inf are not looked for.
+    """
     every = {plain_name(name): p for name, p in model.named_parameters(remove_duplicate=False)}
     wanted = [name for name, p in every.items() if p.is_floating_point()] if names is None else list(names)
     for name in wanted:
         if name not in every:
             raise UsageError(f"{name}: the model has no parameter of this name")
-    unique = {id(every[name]): every[name] for name in wanted}
-    parameters = list(unique.values())
-    sums = [(torch.zeros_like(p, dtype=torch.float32), torch.zeros_like(p, dtype=torch.float32)) for p in parameters]
+    parameters = list({id(every[name]): every[name] for name in wanted}.values())
     generator = torch.Generator().manual_seed(seed)
     count = 0
     with untouched(model, seed), torch.enable_grad():
@@ -65,20 +95,12 @@ def weight_gradients(
         for index, (batch, _) in enumerate(batches(samples)):
             value = forward(model, batch, index, loss, generator)
             gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-            for parameter, gradient, (mean, taylor) in zip(parameters, gradients, sums, strict=True):
-                if gradient is not None:
-                    g = gradient.detach().float()
-                    mean += g
-                    taylor += (parameter.detach().float() * g).square()
+            of = {id(p): g for p, g in zip(parameters, gradients, strict=True)}
+            for name in wanted:
+                weight, gradient = every[name].detach().float(), of[id(every[name])]
+                visit(name, weight, torch.zeros_like(weight) if gradient is None else gradient.detach().float())
             count += 1
-    found = {}
-    for parameter, (mean, taylor) in zip(parameters, sums, strict=True):
-        found[id(parameter)] = WeightGradients(mean / count, taylor / count)
-    for name in wanted:
-        result = found[id(every[name])]
-        if not bool(torch.isfinite(result.mean).all() & torch.isfinite(result.taylor).all()):
-            raise CalibrationError(f"{name}: its gradients are NaN or Inf; look at the samples and the loss")
-    return {name: found[id(every[name])] for name in wanted}
+    return count
 
 
 def plain_name(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -13,7 +13,7 @@ from tersor.pruning import Prune
 from tersor.recipe import Recipe, Rule, TensorKey
 from tersor.shrinking.options import PruneChannels
 
-Config = Prune | PruneChannels | Rule | Recipe
+Config: TypeAlias = "Prune | PruneChannels | Rule | Recipe"
 """What can be asked for; a list of them is done in order."""
 
 

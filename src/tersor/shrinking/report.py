@@ -14,8 +14,7 @@ from tersor.costs import Costs, costs
 from tersor.entries import compressed_entries
 from tersor.errors import UsageError
 from tersor.interop import from_state_dict
-from tersor.pruning import Prune
-from tersor.recipe import Recipe, Rule
+from tersor.recipe import Recipe
 from tersor.shrinking.holding import finalize
 
 MEASURES = ("bytes", "latency")
@@ -107,10 +106,9 @@ def measured_costs(
 
 
 def lossless_bytes(model: nn.Module) -> int:
-    """Bytes of the .tsr file of all values, exactly; zeros of weights as masks."""
-    recipe = Recipe([Rule("*", prune=Prune(threshold=0.0))])
+    """Bytes of the .tsr file of all values, exactly; zeros are found and coded as masks."""
     with from_state_dict(finalize(copy.deepcopy(model)).state_dict(keep_vars=True)) as checkpoint:
-        return file_bytes(compressed_entries(checkpoint, recipe))
+        return file_bytes(compressed_entries(checkpoint, Recipe.lossless()))
 
 
 def check_measures(measure: Collection[str]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tersor.calibration import LayerStatistics, collect
+from tersor.calibration.collect import collect
+from tersor.calibration.statistics import LayerStatistics
 from tersor.costs import effective_parameters
 from tersor.errors import CalibrationError, TersorError, UsageError
 from tersor.pruning import Prune
