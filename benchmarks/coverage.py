@@ -6,7 +6,8 @@ writes benchmarks/results/coverage.json. Every group of channels loses 30 % and 
 done if at least a tenth of the parameters is gone, and the network runs forward and takes a training step; ours must
 also equal the masked network on the example (the self-check of surgery), which is not asked of Torch-Pruning. Networks
 are of their published sizes, weights random. It also measures how the time grows with depth (ResNet-20, -56, -110), and
-that of ResNet-50. Each attempt runs in a process of its own. `--short` takes small networks and writes nothing.
+that of ResNet-50. Each attempt runs in a process of its own, in which torch has loaded what tracing takes before the
+clock starts. `--short` takes small networks and writes nothing.
 
 Torch-Pruning: pip install --no-deps torch-pruning==1.6.1 (it needs no torchvision to prune).
 """
@@ -210,6 +211,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     tools = [tool for tool in TOOLS if tool == "tersor" or importlib.util.find_spec("torch_pruning") is not None]
     if len(tools) < len(TOOLS):
         print("skipped: Torch-Pruning is not installed")
+    trace(nn.Linear(1, 1), (torch.zeros(1, 1),), {})
     journal = Journal("coverage", [time.time() if options.short else "full", torch.__version__])
     rows = []
     for architecture in options.names or (list(ARCHITECTURES)[:3] if options.short else ARCHITECTURES):
