@@ -22,6 +22,7 @@ import copy
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,17 +99,26 @@ class Bench:
         return tersor.prune(model, config, **self.evidence(config.criterion, seed), **options)
 
     def tuned(self, key: str, setting: Setting, seed: int, start: Callable[[], nn.Module]) -> dict[str, Any]:
-        """Scores of a network before fine-tuning and after it: once, whatever interrupts the run."""
+        """Scores of a network before fine-tuning and after it; what stands after each epoch is kept."""
 
-        def work() -> dict[str, Any]:
+        def first() -> dict[str, Any]:
             model = start()
-            before = self.scores(model)
-            cost = costs(model, (self.example,), latency=True).to_dict()
-            teacher = setting.build() if setting.plan.distilled else None
-            fit(model, self.data.train, setting.plan, seed, teacher)
-            return {"before": before, "after": self.scores(model), "costs": cost}
+            return {"before": self.scores(model), "costs": costs(model, (self.example,), latency=True).to_dict()}
 
-        return self.journal.once(key, work)
+        def last() -> dict[str, float]:
+            model, plan = start(), setting.plan
+            teacher = setting.build() if plan.distilled else None
+            parts = max(1, math.ceil(plan.epochs))
+            for part in range(parts):
+
+                def train(model: nn.Module, part: int = part) -> None:
+                    fit(model, self.data.train, plan, seed, teacher, (part, parts))
+
+                model = self.journal.network(f"{key} part {part}", model, train)
+            return self.scores(model)
+
+        before = self.journal.once(f"{key} before", first)
+        return {**before, "after": self.journal.once(f"{key} after", last)}
 
     def scores(self, model: nn.Module) -> dict[str, float]:
         """Percent of correct predictions."""
@@ -280,7 +290,7 @@ def cifar() -> Bench | None:
         return None
     train, validation = divided(cifar10_train(range(50_000)), VALIDATION)
     small = Setting(found["ResNet-20"].build, Plan(1, 0.02, 128, "sgd", 5e-4, augment=True), (0.7, 0.5), SEEDS)
-    plan = Plan(5, 0.02, 128, "sgd", 5e-4, augment=True, distilled=0.5)
+    plan = Plan(4, 0.02, 128, "sgd", 5e-4, augment=True, distilled=0.5)
     large = Setting(found["ResNet-56"].build, plan, (0.73, 0.5), (0,))
     described = [dataclasses.asdict(setting) | {"build": ""} for setting in (small, large)]
     return Bench(Split(train, validation, test), Journal("filters", described), small, large)

@@ -5,6 +5,7 @@ Validation images serve every choice; test images are looked at once, when nothi
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,24 +55,29 @@ class Plan:
         return max(1, round(self.epochs * (images // self.batch)))
 
 
-def fit(model: nn.Module, data: Images, plan: Plan, seed: int, teacher: nn.Module | None = None) -> nn.Module:
-    """Trains `model` in place, and returns it in evaluation mode. The same seed, the same order of images."""
+def fit(
+    model: nn.Module,
+    data: Images,
+    plan: Plan,
+    seed: int,
+    teacher: nn.Module | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> nn.Module:
+    """Trains `model` in place, and returns it in evaluation mode. The same seed, the same order of images.
+
+    part: (k, n) runs the k-th of n parts of the plan, so that what stands after a part can be kept; the rate goes on
+        where the part before ended, momenta start again.
+    """
     images, labels = data
-    generator = torch.Generator().manual_seed(seed)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if plan.optimizer == "adamw":
-        optimizer: torch.optim.Optimizer = torch.optim.AdamW(trained, plan.rate, weight_decay=plan.decay)
-    else:
-        optimizer = torch.optim.SGD(trained, plan.rate, 0.9, weight_decay=plan.decay, nesterov=True)
+    optimizer = _optimizer(model, plan)
     steps = plan.steps(len(labels))
-    schedule = None
-    if not plan.constant:
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.rate, total_steps=steps + 1, pct_start=plan.warm)
-    model.train()
+    begin, end = (round(steps * k / part[1]) for k in (part[0], part[0] + 1))
+    generator = torch.Generator().manual_seed(1000 * seed + part[0])
     order = torch.empty(0, dtype=torch.int64)
+    model.train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for _ in range(steps):
+        for step in range(begin, end):
             if len(order) < plan.batch:
                 order = torch.randperm(len(labels), generator=generator)
             chosen, order = order[: plan.batch], order[plan.batch :]
@@ -81,10 +87,27 @@ def fit(model: nn.Module, data: Images, plan: Plan, seed: int, teacher: nn.Modul
             loss = _loss(model, batch, labels[chosen], plan, teacher)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(plan, step, steps)
             optimizer.step()
-            if schedule is not None:
-                schedule.step()
     return model.eval()
+
+
+def rate_at(plan: Plan, step: int, steps: int) -> float:
+    """The learning rate of a step: half a cosine up to `plan.rate` from 1/25 of it, half a cosine down to nothing."""
+    if plan.constant:
+        return plan.rate
+    peak = plan.warm * steps
+    if step < peak:
+        return plan.rate * (1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * step / peak)) / 2)
+    return plan.rate * (1 + math.cos(math.pi * (step - peak) / (steps - peak))) / 2
+
+
+def _optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if plan.optimizer == "adamw":
+        return torch.optim.AdamW(trained, plan.rate, weight_decay=plan.decay)
+    return torch.optim.SGD(trained, plan.rate, 0.9, weight_decay=plan.decay, nesterov=True)
 
 
 def _loss(model: nn.Module, batch: Tensor, labels: Tensor, plan: Plan, teacher: nn.Module | None) -> Tensor:

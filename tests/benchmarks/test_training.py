@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmarks.journal import Journal
 from benchmarks.plot import Axis, chart
-from benchmarks.training import Plan, accuracy, divided, fit, seeded, summary
+from benchmarks.training import Plan, accuracy, divided, fit, rate_at, seeded, summary
 
 
 @pytest.fixture
@@ -40,6 +40,31 @@ def test_the_same_seed_the_same_network(data):
     one, other, third = (fit(seeded(build, 0), data, Plan(1, 0.1, 32), seed) for seed in (0, 0, 1))
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(one[1].weight, other[1].weight) and not torch.equal(one[1].weight, third[1].weight)
+
+
+def test_rates_rise_fall_and_end_near_nothing():
+    plan = Plan(1, 0.5, warm=0.25)
+    rates = [rate_at(plan, step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.02) and max(rates) == rates[25] == 0.5
+    assert rates[:26] == sorted(rates[:26]) and rates[25:] == sorted(rates[25:], reverse=True)
+    assert rates[-1] < 0.001
+    assert {rate_at(Plan(1, 0.5, constant=True), step, 100) for step in range(100)} == {0.5}
+
+
+def test_parts_are_the_whole(data):
+    plan = Plan(4, 0.05, 32)
+    seen = []
+
+    class Watched(nn.Linear):
+        def forward(self, x):
+            seen.append(len(x))
+            return super().forward(x)
+
+    model = nn.Sequential(nn.Flatten(), Watched(16, 3))
+    for part in range(3):
+        fit(model, data, plan, 0, part=(part, 3))
+    assert len(seen) == plan.steps(300)
+    assert accuracy(model, data) > 85
 
 
 def test_a_teacher_is_followed(data):
