@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -147,7 +148,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         if options.networks and study.name not in options.networks:
             continue
         study = shortened(study) if options.short else study
-        journal = Journal("lenet_pruning", [dataclasses.asdict(study), options.short])
+        journal = Journal("lenet_pruning", [dataclasses.asdict(study), time.time() if options.short else ""])
         results.append(measure(study, data, journal))
         show(results[-1])
     if not options.short:

@@ -101,7 +101,9 @@ def main(arguments: Sequence[str] = ()) -> None:
     data = mnist()
     if data is None:
         return
-    folder = Path(os.environ.get("TERSOR_WORK", "build/benchmarks")) / "tickets"
+    folder = (
+        Path(os.environ.get("TERSOR_WORK", "build/benchmarks")) / f"tickets-{PLAN.epochs:g}-{PLAN.rate:g}-{PLAN.batch}"
+    )
     found = run(data, PLAN, ROUNDS, SEEDS, folder)
     rows = table(found)
     print(found)
