@@ -18,6 +18,10 @@ from tersor.errors import MismatchError, UsageError
 from tersor.interop import Checkpoint, detect_ties
 from tersor.model import CompressedModel
 from tersor.quantization import Lossless
+from tersor.structure.carried import carry, manifest_of
+from tersor.structure.edits import Edits
+from tersor.structure.manifest import apply_manifest
+from tersor.structure.stored import stored_manifest
 from tersor.tensors import Binary, Codebook, CompressedTensor, Dense, Ternary, Uniform
 
 _SHOWN = 5  # names in a message
@@ -41,8 +45,30 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> Match:
     Names must be the same, where need be without what all names of the file, and all of the model, start with.
     Not asked for are tensors that are tied to one that the file has, and counters of batches. Of what only the file
     has, integers, and names that the class of a Hugging Face model declares as ignored, are `Match.extra`.
+    Of a shrunk network, `model` may be a fresh instance of the original class: it is made as small first
+    (StructureError if it is of another class).
     Raises MismatchError, naming tensors, where the two do not fit; then nothing was changed.
     """
+    try:
+        return _filled(checkpoint, model)
+    except MismatchError:
+        attachments = checkpoint.info.attachments
+        names = [info.name for info in checkpoint.info.tensors]
+        manifest = stored_manifest(attachments, attachments.__getitem__, names)
+        if manifest is None or manifest_of(model):
+            raise
+    edits = Edits()
+    try:
+        apply_manifest(model, manifest, edits)
+        carry(model, manifest, edits)
+        return _filled(checkpoint, model)
+    except BaseException:
+        edits.rollback()
+        raise
+
+
+def _filled(checkpoint: Checkpoint, model: nn.Module) -> Match:
+    """As `load_weights`, of a model of the file's shapes."""
     slots = {name: v.detach() for name, v in model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
     infos = {info.name: info for info in checkpoint.info.tensors}
     ignored = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -19,10 +20,11 @@ from tersor.container.values import check_chunks, fill
 from tersor.destinations import Destinations, given_destinations, module_destinations
 from tersor.errors import CorruptFileError, MismatchError, UsageError
 from tersor.interop import Checkpoint, CheckpointInfo, TensorInfo, write_checkpoint
+from tersor.interop.safetensors import METADATA
 from tersor.parallel import ordered_map, thread_pool
 from tersor.structure.carried import carry, manifest_of
 from tersor.structure.edits import Edits
-from tersor.structure.manifest import apply_manifest
+from tersor.structure.manifest import NAME, apply_manifest
 from tersor.structure.stored import stored_manifest
 
 _BATCH = 64 << 20
@@ -31,6 +33,7 @@ _BATCH = 64 << 20
 class RestoredCheckpoint(Checkpoint):
     """An open .tsr file as a checkpoint of the kind that it was made from.
 
+    What the file says of a shrunk network's structure is in the metadata of safetensors files that are made from it.
     Reading tensors in the order of the file is fast (they are decoded ahead, in parallel); any order works.
     """
 
@@ -41,6 +44,10 @@ class RestoredCheckpoint(Checkpoint):
         except BaseException:
             reader.close()
             raise
+        if NAME in attachments and METADATA not in attachments:
+            attachments[METADATA] = json.dumps(
+                {"format": "pt", NAME: attachments[NAME].decode(errors="replace")}
+            ).encode()
         tensors = tensor_infos(reader.index)
         self.info = CheckpointInfo(reader.index.source, tensors, attachments)
         self._own = [entry.name for entry in reader.index.tensors if entry.tied_to is None]

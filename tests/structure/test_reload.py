@@ -12,6 +12,9 @@ from torch import nn
 
 import tersor
 from tersor.errors import CorruptFileError, MismatchError, StructureError
+from tersor.interop import open_checkpoint
+from tersor.matching import load_weights
+from tersor.restore import decompress_file
 from tersor.structure.carried import manifest_of, rebuild
 from tersor.structure.manifest import NAME
 from tersor.structure.surgery import shrink
@@ -76,6 +79,20 @@ def test_compressed_checkpoints_rebuild_the_original_class(tmp_path):
         fresh = hand.Plain().eval()
         tersor.load(written(source), into=fresh)
         assert torch.equal(fresh(x), small(x))
+
+
+def test_a_checkpoint_made_from_the_file_keeps_the_structure(tmp_path):
+    small, x = shrunk("plain")
+    decompress_file(written(small), tmp_path / "small.safetensors")
+    fresh = hand.Plain().eval()
+    with open_checkpoint(tmp_path / "small.safetensors") as checkpoint:
+        load_weights(checkpoint, fresh)
+        assert torch.equal(fresh(x), small(x)) and manifest_of(fresh) == manifest_of(small)
+        other = nn.Sequential(nn.Linear(2, 2))
+        before = snapshot(other)
+        with pytest.raises(StructureError):
+            load_weights(checkpoint, other)
+        same(before, snapshot(other))
 
 
 def test_calibrated_compression_keeps_the_structure():

@@ -110,17 +110,20 @@ def _layout(info: CheckpointInfo) -> tuple[Sequence[TensorInfo], bytes]:
     """The tensors in the order to write them, and the header."""
     if info.format != "safetensors":
         order = sorted(info.tensors, key=lambda t: (-_RANK[t.dtype], t.name))
-        return order, build_header(order, {"format": "pt"})
+        return order, build_header(order, _stored_metadata(info) or {"format": "pt"})
     if HEADER in info.attachments:
         header = info.attachments[HEADER]
         span = sum(t.nbytes for t in info.tensors)
         tensors, _, _ = parse_header(header, span, f"attachment {HEADER!r}")
         if {(t.name, t.dtype, t.shape) for t in tensors} == {(t.name, t.dtype, t.shape) for t in info.tensors}:
             return tensors, header
-    metadata = None
-    if METADATA in info.attachments:
-        metadata = _metadata(_parse_json(info.attachments[METADATA], f"attachment {METADATA!r}"), METADATA)
-    return info.tensors, build_header(info.tensors, metadata)
+    return info.tensors, build_header(info.tensors, _stored_metadata(info))
+
+
+def _stored_metadata(info: CheckpointInfo) -> dict[str, str] | None:
+    if METADATA not in info.attachments:
+        return None
+    return _metadata(_parse_json(info.attachments[METADATA], f"attachment {METADATA!r}"), METADATA)
 
 
 def build_header(tensors: Iterable[TensorInfo], metadata: dict[str, str] | None) -> bytes:

@@ -26,10 +26,10 @@ class Carried:
 def carry(module: nn.Module, manifest: Manifest, edits: Edits) -> None:
     """Lets `module` carry `manifest`, and nothing else; its submodules none."""
     for part in module.modules():
-        hooks = {key: hook for key, hook in part._state_dict_hooks.items() if not isinstance(hook, Carried)}
+        hooks: dict[Any, Any] = {key: hook for key, hook in part._state_dict_hooks.items() if key != NAME}
         if part is module:
-            hooks[max([*part._state_dict_hooks, -1]) + 1] = Carried(manifest)
-        if hooks.keys() != part._state_dict_hooks.keys():
+            hooks[NAME] = Carried(manifest)  # torch's own keys are numbers that it counts up
+        if hooks != part._state_dict_hooks:
             edits.hook(part._state_dict_hooks, hooks)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from tersor.errors import StructureError, UsageError
 from tersor.structure.attributes import standard_integers
 from tersor.structure.edits import Edits, holder
-from tersor.structure.groups import Groups, Selection
 from tersor.structure.narrow_attention import NarrowMultiheadAttention
+
+if TYPE_CHECKING:  # what finds groups imports torch.export, which loading a file must not wait for
+    from tersor.structure.groups import Groups, Selection
 
 _PARAMETRIZED = "parametrizations"
 

@@ -59,7 +59,7 @@ class Edits:
         module.__class__ = kind
         self._undo.append(lambda: setattr(module, "__class__", old))
 
-    def hook(self, hooks: dict[int, Any], wanted: Mapping[int, Any]) -> None:
+    def hook(self, hooks: dict[Any, Any], wanted: Mapping[Any, Any]) -> None:
         """Makes `hooks` hold what `wanted` does."""
         old = dict(hooks)
         self._undo.append(lambda: _refill(hooks, old))
@@ -71,7 +71,7 @@ class Edits:
         self._undo.append(lambda: setattr(module, name, old))
 
 
-def _refill(target: dict[int, Any], content: Mapping[int, Any]) -> None:
+def _refill(target: dict[Any, Any], content: Mapping[Any, Any]) -> None:
     target.clear()
     target.update(content)
 

@@ -32,14 +32,17 @@ def follow(trace: Trace) -> Context:
         else:
             context.labels[node] = _result(context, node)
     context.units.settle_splits()
+    context.units.freeze_made()
     return context
 
 
 def _placeholder(context: Context, trace: Trace, node: fx.Node) -> Result:
     """Fresh labels for each dimension of a parameter or a saved buffer of floats; tied ones share them."""
     tensor = trace.tensors.get(node.name)
-    if tensor is None or not trace.names[node.name] or not tensor.is_floating_point():
+    if tensor is None:
         return unlabelled(node)
+    if not trace.names[node.name] or not tensor.is_floating_point():
+        return Labels(tuple(tensor.shape), weight=True)
     known = context.initial
     if id(tensor) not in known:
         sizes = enumerate(tensor.shape)

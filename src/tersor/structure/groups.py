@@ -149,15 +149,14 @@ def _keys(dimensions: Sequence[_Dimension], classes: Classes) -> list[tuple[tupl
     roots = np.concatenate([classes.roots[d.atoms] for d in dimensions])
     numbers = np.repeat(np.arange(len(dimensions)), [d.atoms.size for d in dimensions])
     free = classes.why[roots] == 0
-    pairs = np.unique(np.stack([roots[free], numbers[free]], 1), axis=0)
-    starts = np.flatnonzero(np.diff(pairs[:, 0], prepend=-1))
-    found: dict[bytes, list[int]] = {}
-    members: dict[bytes, tuple[int, ...]] = {}
+    pairs = np.unique(roots[free] * len(dimensions) + numbers[free])
+    owners, places = np.divmod(pairs, len(dimensions))
+    starts = np.flatnonzero(np.diff(owners, prepend=-1)).tolist()
+    first, place = owners.tolist(), places.tolist()
+    found: dict[tuple[int, ...], list[int]] = {}
     for start, end in pairwise([*starts, len(pairs)]):
-        key = pairs[start:end, 1].tobytes()
-        found.setdefault(key, []).append(int(pairs[start, 0]))
-        members.setdefault(key, tuple(pairs[start:end, 1].tolist()))
-    return sorted((members[key], np.array(roots)) for key, roots in found.items())
+        found.setdefault(tuple(place[start:end]), []).append(first[start])
+    return sorted((key, np.array(roots)) for key, roots in found.items())
 
 
 def _group(places: Sequence[_Dimension], roots: Atoms, classes: Classes, taken: dict[str, int]) -> tuple[Group, Atoms]:
@@ -185,8 +184,9 @@ def _indices(roots: Atoms, ordered: Atoms) -> tuple[tuple[int, ...], ...]:
     inside = np.flatnonzero(ordered[ranks][at] == roots)
     units = ranks[at[inside]]
     order = np.argsort(units, kind="stable")
-    parts = np.split(inside[order], np.cumsum(np.bincount(units, minlength=ordered.size))[:-1])
-    return tuple(tuple(part.tolist()) for part in parts)
+    positions = inside[order].tolist()
+    ends = np.cumsum(np.bincount(units, minlength=ordered.size)).tolist()
+    return tuple(tuple(positions[start:end]) for start, end in pairwise([0, *ends]))
 
 
 def _paired(group: Group, places: Sequence[_Dimension]) -> list[tuple[Member, _Dimension]]:

@@ -1,9 +1,9 @@
 """Labels of a tensor: which unit each position of each dimension belongs to.
 
-A dimension is *labelled* (a factor holds atoms for its positions), *uniform* (the values do not change along it and
-its size follows the program: what `expand` and `zeros` give) or *fixed* (nobody can remove its positions).
-A factor may cover several dimensions: after channels are viewed as (heads, size of a head), the unit of a position
-depends on both, until some operation says along which of the two positions live together.
+A dimension is *labelled* (a factor holds atoms for its positions) or *fixed* (nobody can remove its positions).
+Dimensions that `expand` or `zeros` make are labelled too: their sizes follow those of what they meet. A factor may
+cover several dimensions: after channels are viewed as (heads, size of a head), the unit of a position depends on
+both, until some operation says along which of the two positions live together.
 """
 
 from __future__ import annotations
@@ -30,21 +30,16 @@ class Factor:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of a tensor of this shape. `weight`: it is computed from parameters alone."""
+    """Labels of a tensor of this shape. `weight`: it is computed from parameters and constants alone."""
 
     shape: tuple[int, ...]
     factors: tuple[Factor, ...] = ()
-    uniform: frozenset[int] = frozenset()
     weight: bool = False
 
     def factor(self, dim: int) -> Factor | None:
         """The factor that covers a dimension (negative ones count from the end), if it is labelled."""
         dim = dim % len(self.shape) if self.shape else 0
         return next((f for f in self.factors if dim in f.dims), None)
-
-    def present(self, dim: int) -> bool:
-        """Whether values may differ along the dimension, so that its size has to agree with the others'."""
-        return self.shape[dim] > 1 and dim not in self.uniform
 
     def with_zero(self, zero: bool) -> Labels:
         """The same labels of values of which removed positions hold zeros, or do not."""
@@ -114,29 +109,24 @@ def with_dim(labels: Labels, dim: int, atoms: Atoms, zero: bool = True) -> Label
     shape = (*labels.shape[:dim], atoms.shape[0], *labels.shape[dim + 1 :])
     if atoms.any() and atoms.shape[0] > 1:
         factors = (*factors, Factor((dim,), atoms, zero))
-    return replace(labels, shape=shape, factors=factors, uniform=labels.uniform - {dim})
+    return replace(labels, shape=shape, factors=factors)
 
 
 def moved(labels: Labels, shape: Sequence[int], where: dict[int, int]) -> Labels:
-    """The labels of a tensor whose dimension `where[d]` is the old d; dimensions not named there are dropped.
-
-    New dimensions of more than one position are uniform.
-    """
+    """The labels of a tensor whose dimension `where[d]` is the old d; the other dimensions are fixed."""
     factors = []
     for factor in labels.factors:
         dims = [where[d] for d in factor.dims]
         order = np.argsort(dims)
         factors.append(Factor(tuple(dims[i] for i in order), factor.atoms.transpose(order), factor.zero))
-    came = {new: old for old, new in where.items()}
-    uniform = frozenset(d for d in range(len(shape)) if shape[d] > 1 and (d not in came or came[d] in labels.uniform))
-    return Labels(tuple(shape), tuple(factors), uniform, labels.weight)
+    return Labels(tuple(shape), tuple(factors), labels.weight)
 
 
 def aligned(units: Units, operands: Sequence[Labels], shape: Sequence[int], reason: str, zero: str = "all") -> Labels:
     """Labels of an elementwise result; the operands' positions that meet are united.
 
     shape: that of the result, to which all broadcast. zero: removed positions of the result are zero where those
-    of "all", "any" or the "first" of the operands are; a uniform operand counts as not zero.
+    of "all", "any" or the "first" of the operands are; an operand that is broadcast there counts as not zero.
     """
     rank = len(shape)
     parts = [moved(o, (1,) * (rank - len(o.shape)) + o.shape, _shift(o, rank)) for o in operands]
@@ -147,15 +137,14 @@ def aligned(units: Units, operands: Sequence[Labels], shape: Sequence[int], reas
         sizes = tuple(shape[d] for d in cluster)
         found = [next((f for f in part.factors if f.dims[0] in cluster), None) for part in parts]
         arrays = [_broadcast(f, cluster, sizes) for f in found if f is not None]
-        main = max(arrays, key=lambda array: sum(s != 0 for s in array.strides))
+        main = max(arrays, key=lambda array: (not units.made(array), sum(s != 0 for s in array.strides)))
         for array in arrays:
             units.unite(main, array, reason)
         fixed = np.logical_or.reduce([array == 0 for array in arrays])
         zeros = [f is not None and f.zero for f in found]
         is_zero = {"all": all(zeros), "any": any(zeros), "first": zeros[0]}[zero]
         factors.extend(simplified(units, cluster, np.where(fixed, 0, main), is_zero))
-    uniform = frozenset(d for d in range(rank) if shape[d] > 1 and not any(p.present(d) for p in parts))
-    return Labels(tuple(shape), tuple(factors), uniform, weight)
+    return Labels(tuple(shape), tuple(factors), weight)
 
 
 def _shift(labels: Labels, rank: int) -> dict[int, int]:
@@ -182,7 +171,7 @@ def _settle(units: Units, parts: list[Labels], rank: int, reason: str) -> None:
     while True:
         before = list(parts)
         for d in range(rank):
-            if any(part.present(d) and part.factor(d) is None for part in parts):
+            if any(part.shape[d] > 1 and part.factor(d) is None for part in parts):
                 parts[:] = [fix(units, part, d, reason) for part in parts]
         for cluster in _clusters(parts):
             for i, part in enumerate(parts):
@@ -197,17 +186,15 @@ def reshaped(units: Units, labels: Labels, shape: Sequence[int], reason: str) ->
     """Labels after a row-major reshape.
 
     Dimensions that merge hand their labels to the positions of the product; one that splits leaves a factor over
-    the parts. Of several labelled dimensions that would merge, all but the largest are fixed.
+    the parts. Of several labelled dimensions that would merge, all but the largest are fixed (first those that
+    were made by `expand` and the like).
     """
     new_shape = tuple(shape)
     if 0 in labels.shape or 0 in new_shape:
         return Labels(new_shape, weight=labels.weight)
     rank = len(labels.shape)
-    uniform: set[int] = set()
     # Old dimensions keep their numbers while blocks are worked through; new ones are counted from `rank` on.
     for olds, news in _blocks(labels.shape, new_shape):
-        if all(d in labels.uniform for d in olds):
-            uniform.update(news)
         labels = _merge(units, labels, olds, reason)
         factor = next((f for f in labels.factors if set(f.dims) & set(olds)), None)
         if factor is None:
@@ -221,11 +208,12 @@ def reshaped(units: Units, labels: Labels, shape: Sequence[int], reason: str) ->
         units.splits.extend(f.atoms for f in made if len(f.dims) > 1)
         labels = replace(labels, factors=(*kept, *made))
     factors = tuple(Factor(tuple(d - rank for d in f.dims), f.atoms, f.zero) for f in labels.factors)
-    return Labels(new_shape, factors, frozenset(uniform), labels.weight)
+    return Labels(new_shape, factors, labels.weight)
 
 
 def _merge(units: Units, labels: Labels, olds: Sequence[int], reason: str) -> Labels:
-    touching = sorted((f for f in labels.factors if set(f.dims) & set(olds)), key=lambda f: -f.atoms.size)
+    touching = [f for f in labels.factors if set(f.dims) & set(olds)]
+    touching.sort(key=lambda f: (units.made(f.atoms), -f.atoms.size))
     if touching:
         rest = [d for d in touching[0].dims if d not in olds]
         size = int(np.prod([labels.shape[d] for d in olds if d < len(labels.shape)], dtype=np.int64))

@@ -7,13 +7,13 @@ live together, and freezes what it cannot follow. Operations without a rule free
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 from torch import Tensor, fx
 
-from tersor.structure.labels import Labels, fix
+from tersor.structure.labels import Factor, Labels, fix
 from tersor.structure.trace import module_path
 from tersor.structure.units import Units
 
@@ -73,7 +73,7 @@ class Context:
             found = self.labels.get(value)
             if isinstance(found, Labels):
                 return found
-        return Labels(())
+        return Labels((), weight=True)
 
     def fix(self, labels: Labels, dims: Sequence[int] | int, node: fx.Node, why: str) -> Labels:
         """The labels with these dimensions fixed; `why` says what the operation does with them."""
@@ -94,6 +94,11 @@ class Context:
     def reason(self, node: fx.Node, why: str) -> str:
         """The text, and where: "why (aten.op in module)"."""
         return f"{why} (aten.{operation(node)} in {module_path(node)})"
+
+    def made(self, shape: Sequence[int], labels: Labels, dims: Sequence[int], zero: bool) -> Labels:
+        """The labels with fresh ones for dimensions that the program makes; `zero`: of nothing but zeros."""
+        new = tuple(Factor((d,), self.units.fresh(shape[d], made=True), zero) for d in dims if shape[d] > 1)
+        return replace(labels, shape=tuple(shape), factors=(*labels.factors, *new))
 
     def role(self, labels: Labels, dim: int, role: str) -> None:
         """What a parameter's dimension does there; other values have no roles."""

@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx
 
 from tersor.structure.labels import Labels, aligned, moved
-from tersor.structure.rules import Context, Result, argument, rule, shape_of, unlabelled
+from tersor.structure.rules import Context, Result, argument, operation, rule, shape_of, unlabelled
 
 _ZERO_STAYS = (
     "relu relu6 gelu silu mish tanh elu selu celu leaky_relu hardswish softshrink hardshrink tanhshrink sin sinh "
@@ -123,12 +123,14 @@ def _prelu(context: Context, node: fx.Node) -> Result:
     return aligned(context.units, [x, slope], x.shape, reason, "first")
 
 
-@rule("zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty")
-@rule("scalar_tensor")
+@rule("zeros ones full empty new_zeros new_ones new_full new_empty scalar_tensor")
+@rule("zeros_like ones_like full_like empty_like")
 def _constant(context: Context, node: fx.Node) -> Result:
     """The same value everywhere: its sizes follow those of what it meets."""
-    shape = shape_of(node)
-    return Labels(shape, uniform=frozenset(d for d, size in enumerate(shape) if size > 1))
+    shape, name = shape_of(node), operation(node)
+    fill = node.args[1] if name in ("full", "full_like") else node.args[2] if name == "new_full" else None
+    zero = "zeros" in name or (fill is not None and _is_zero(fill))
+    return context.made(shape, Labels(shape, weight=True), range(len(shape)), zero)
 
 
 @rule("arange", "linspace", "eye", "rand", "randn", "rand_like", "randn_like", "bernoulli", "tril_indices")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +52,7 @@ def _join(context: Context, node: fx.Node, parts: list[Labels], letters: Sequenc
             parts[i] = separate(context.units, parts[i], d, reason)
             if not any(part.weight for part in parts):
                 context.units.set_kind(along(parts[i], d), "head")
-    where = [(i, d) for i, d in where if parts[i].present(d)]
+    where = [(i, d) for i, d in where if parts[i].shape[d] > 1]
     factors = [parts[i].factor(d) for i, d in where]
     if summed and any(factors) and not any(part.weight for part in parts):
         reason = context.reason(node, "it is summed over between activations, with a scale that may depend on its size")
@@ -97,7 +96,7 @@ def _biased(context: Context, node: fx.Node, result: Labels, bias: Any) -> Label
     if bias is None:
         return result
     reason = context.reason(node, "it meets positions that stay")
-    return replace(aligned(context.units, [result, context.of(bias)], result.shape, reason), uniform=frozenset())
+    return aligned(context.units, [result, context.of(bias)], result.shape, reason)
 
 
 @rule("mm", "bmm", "matmul", "mv", "dot", "__matmul__")
@@ -175,8 +174,7 @@ def _attention(context: Context, node: fx.Node) -> Result:
         scores = aligned(context.units, [scores, context.of(mask)], scores.shape, reason)
     scores = context.fix(scores, -1, node, "attention weights sum to one over it")
     value = context.fix(value, -2, node, "attention weights sum to one over it")
-    scores = replace(scores.with_zero(False), uniform=frozenset())
-    return product(context, node, [scores, value], [batch + "ls", words[2] + "sv"], batch + "lv")
+    return product(context, node, [scores.with_zero(False), value], [batch + "ls", words[2] + "sv"], batch + "lv")
 
 
 def _repeated_heads(context: Context, node: fx.Node, labels: Labels, heads: int) -> Labels:

@@ -119,7 +119,7 @@ def _along(context: Context, node: fx.Node) -> Result:
     """Positions of the dimension depend on each other; the others pass."""
     x = context.of(node.args[0])
     x = context.fix(x, argument(node, "dim", -1), node, "its positions depend on each other")
-    x = replace(x.with_zero("sum" in operation(node) and operation(node) != "logcumsumexp"), uniform=frozenset())
+    x = x.with_zero(operation(node) == "cumsum")
     found = unlabelled(node)
     return [replace(x, shape=r.shape) for r in found] if isinstance(found, list) else x
 
@@ -130,7 +130,7 @@ def _chosen(context: Context, node: fx.Node) -> Result:
     dim = argument(node, "dim", -1)
     x = context.fix(x, dim, node, "some of its positions are chosen")
     found = unlabelled(node)
-    return [replace(x.with_zero(False), shape=r.shape, uniform=frozenset()) for r in found]  # type: ignore[union-attr]
+    return [replace(x.with_zero(False), shape=r.shape) for r in found]  # type: ignore[union-attr]
 
 
 @rule("glu")
@@ -145,7 +145,7 @@ def _index_select(context: Context, node: fx.Node) -> Result:
     x = context.of(node.args[0])
     context.freeze(node.args[2], node, "it says which positions are taken")
     x = context.fix(x, argument(node, "dim"), node, "positions are taken by number")
-    return replace(x, shape=shape_of(node), uniform=frozenset())
+    return replace(x, shape=shape_of(node))
 
 
 @rule("index")
@@ -162,7 +162,7 @@ def _index(context: Context, node: fx.Node) -> Result:
         return unlabelled(node)
     grown = len(shape) - (len(x.shape) - len(given))
     kept = {d: d if d < given[0] else d - len(given) + grown for d in range(len(x.shape)) if d not in given}
-    return replace(moved(x, shape, kept), uniform=frozenset())
+    return moved(x, shape, kept)
 
 
 @rule("_weight_norm")

@@ -75,8 +75,6 @@ def _starts(context: Context, node: fx.Node, state: Any, atoms: Atoms, reason: s
     """Unites the units of an initial state with the layer's; whether removed units start from zero."""
     labels = context.of(state)
     last = len(labels.shape) - 1
-    if not labels.present(last):
-        return isinstance(state, fx.Node) and operation(state) in ("zeros", "new_zeros", "zeros_like")
     factor = labels.factor(last)
     labels = separate(context.units, labels, last, reason)
     context.units.unite(atoms, along(labels, last), reason)

@@ -55,7 +55,8 @@ def _expand(context: Context, node: fx.Node) -> Result:
     x, shape = context.of(node.args[0]), shape_of(node)
     shift = len(shape) - len(x.shape)
     kept = {d: d + shift for d in range(len(x.shape)) if x.shape[d] == shape[d + shift]}
-    return moved(x, shape, kept)
+    new = [d for d in range(len(shape)) if d not in kept.values()]
+    return context.made(shape, moved(x, shape, kept), new, zero=False)
 
 
 @rule("repeat", "tile")
@@ -68,8 +69,7 @@ def _repeat(context: Context, node: fx.Node) -> Result:
             zero = x.factor(dim).zero  # type: ignore[union-attr]
             x = separate(context.units, x, dim, context.reason(node, "it is repeated"))
             x = with_dim(x, dim, np.tile(along(x, dim), size // x.shape[dim]), zero)
-    uniform = frozenset(d for d in range(len(shape)) if d in x.uniform or (x.shape[d] == 1 < shape[d]))
-    return replace(x, shape=shape, uniform=uniform)
+    return replace(x, shape=shape)
 
 
 @rule("repeat_interleave")
@@ -105,8 +105,7 @@ def _stack(context: Context, node: fx.Node) -> Result:
     inner = (*shape[:dim], *shape[dim + 1 :])
     parts = [context.of(p) for p in node.args[0]]  # type: ignore[union-attr]
     result = aligned(context.units, parts, inner, context.reason(node, "it is stacked on positions that stay"))
-    result = moved(result, shape, {d: d + (d >= dim) for d in range(len(inner))})
-    return replace(result, uniform=result.uniform - {dim})
+    return moved(result, shape, {d: d + (d >= dim) for d in range(len(inner))})
 
 
 def cut(context: Context, labels: Labels, dim: int, count: int, reason: str, interleaved: bool = False) -> Labels:
@@ -116,7 +115,7 @@ def cut(context: Context, labels: Labels, dim: int, count: int, reason: str, int
     shape = (*labels.shape[:dim], size, *labels.shape[dim + 1 :])
     factor = labels.factor(dim)
     if factor is None:
-        return replace(labels, shape=shape, uniform=frozenset(d for d in labels.uniform if shape[d] > 1))
+        return replace(labels, shape=shape)
     axis = factor.dims.index(dim)
     sizes = (size, count) if interleaved else (count, size)
     atoms = factor.atoms.reshape(*factor.atoms.shape[:axis], *sizes, *factor.atoms.shape[axis + 1 :])
@@ -166,7 +165,7 @@ def _slice(context: Context, node: fx.Node) -> Result:
     x, shape = context.of(node.args[0]), shape_of(node)
     dim = argument(node, "dim", 0) % len(x.shape)
     if shape[dim] == x.shape[dim] or x.factor(dim) is None:
-        return replace(x, shape=shape, uniform=frozenset(d for d in x.uniform if shape[d] > 1))
+        return replace(x, shape=shape)
     tiles = _tiles(node, dim, x.shape[dim], shape[dim])
     if tiles is not None:
         reason = context.reason(node, "it is cut from positions that stay")
@@ -213,8 +212,7 @@ def _pad(context: Context, node: fx.Node) -> Result:
         dim, before, after = len(shape) - 1 - i, pads[2 * i], pads[2 * i + 1]
         if (before or after) and x.factor(dim) is not None:
             x = _padded(context, node, x, dim, (before, after) if constant else (-1, -1))
-    uniform = frozenset(d for d in x.uniform if shape[d] == x.shape[d])
-    return replace(x, shape=shape, uniform=uniform)
+    return replace(x, shape=shape)
 
 
 def _padded(context: Context, node: fx.Node, x: Labels, dim: int, pads: Sequence[int]) -> Labels:
@@ -231,7 +229,7 @@ def _pixel_shuffle(context: Context, node: fx.Node) -> Result:
     x, shape = context.of(node.args[0]), shape_of(node)
     part = cut(context, x, -3, int(node.args[1]) ** 2, context.reason(node, "it is shuffled"), interleaved=True)  # type: ignore[arg-type]
     part = context.fix(part, (-2, -1), node, "channels become pixels there")
-    return replace(part, shape=shape, uniform=frozenset())
+    return replace(part, shape=shape)
 
 
 @rule("pixel_unshuffle")

@@ -24,22 +24,28 @@ class Units:
         self._role = np.zeros(1, np.int8)
         self._kind = np.zeros(1, np.int8)
         self._normalised = np.zeros(1, np.bool_)
+        self._made = np.zeros(1, np.bool_)
         self._count = 1
         self._reasons: dict[str, int] = {}
         self.splits: list[Atoms] = []
         """Atoms over several dimensions; along one of them, alone, units may change in the end."""
 
-    def fresh(self, count: int) -> Atoms:
-        """int64 (count,): new atoms, each a class of its own."""
+    def fresh(self, count: int, made: bool = False) -> Atoms:
+        """int64 (count,): new atoms, each a class of its own. `made`: of a tensor that the program makes itself."""
         start, end = self._count, self._count + count
         if end > self._parent.size:
             extra = max(end, 2 * self._parent.size) - self._parent.size
-            for name in ("_parent", "_why", "_role", "_kind", "_normalised"):
+            for name in ("_parent", "_why", "_role", "_kind", "_normalised", "_made"):
                 old = getattr(self, name)
                 setattr(self, name, np.concatenate([old, np.zeros(extra, old.dtype)]))
         self._count = end
         self._parent[start:end] = np.arange(start, end)
+        self._made[start:end] = made
         return np.arange(start, end, dtype=np.int64)
+
+    def made(self, atoms: Atoms) -> bool:
+        """Whether all of them belong to tensors that the program makes itself."""
+        return bool(self._made[atoms].all())
 
     def find(self, atoms: Atoms) -> Atoms:
         """The representative of each atom's class, of the shape given."""
@@ -85,6 +91,14 @@ class Units:
             for axis in changing:
                 if axis != keep:
                     self.unite(atoms.take([0], axis), atoms, "several dimensions would change at once")
+
+    def freeze_made(self) -> None:
+        """Sizes of tensors that the program makes itself follow others only where some layer computes those."""
+        every = np.arange(self._count)
+        roots = self.find(every)
+        computed = np.zeros(self._count, np.bool_)
+        computed[roots[self._role[: self._count] == ROLES.index("output")]] = True
+        self.freeze(every[self._made[: self._count] & ~computed[roots]], "the program makes it of a fixed size")
 
     def set_role(self, atoms: Atoms, role: str) -> None:
         """An atom with several roles keeps the one that stands last in ROLES."""
