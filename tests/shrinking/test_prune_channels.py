@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+import tersor
 from tersor import Prune, TersorWarning
-from tersor.errors import StructureError, UsageError
+from tersor.errors import StructureError, TersorError, UsageError
 from tersor.shrinking.holding import masks_of
 from tersor.shrinking.options import Iterative, LayerByLayer, PruneChannels
 from tersor.shrinking.prune import prune
@@ -74,6 +75,18 @@ def test_targets_are_met_closely(scope, target, share):
     assert 0.7 * share < left <= share
 
 
+@pytest.mark.parametrize("balance", ["mean", "macs", "none"])
+def test_groups_are_compared_by_balance(balance):
+    model = build()
+    with torch.no_grad():
+        model.head.weight.mul_(10)
+    options = PruneChannels(ratio=0.3, scope="global", balance=balance, match=("expand.*", "head.*"))
+    found = prune(model, options, example_inputs=X)
+    assert sum(a - b for a, b in found.units.values()) == round(0.3 * 28)
+    # Units of the head are worth most as they are, and far more so for the few operations that each of them takes.
+    assert ("head.weight" in found.units) == (balance == "mean")
+
+
 def test_targets_out_of_reach():
     for target in ("macs", "parameters"):
         with pytest.raises(UsageError, match=rf"target of .* {'multiply' if target == 'macs' else target}.*cannot be"):
@@ -106,6 +119,14 @@ def test_masks_are_cut_with_their_weights():
     assert masks_of(sparse.model)["head.weight"].shape == (16, 8)
 
 
+def test_files_of_what_is_left(tmp_path):
+    found = prune(build(), [PruneChannels(ratio=0.5), Prune(density=0.5)], example_inputs=X)
+    tersor.save(tersor.compress(found.model, lossless=True), tmp_path / "small.tsr")
+    again = Net().eval()
+    tersor.load(tmp_path / "small.tsr", into=again)
+    assert torch.equal(again(X), found.finalize().eval()(X)) and again.head.out_features == 8
+
+
 def test_the_criterion_may_look_at_samples():
     model = build()
     with torch.no_grad():
@@ -132,6 +153,22 @@ def test_in_steps_and_layer_by_layer():
     assert units(layers) == units(prune(build(), PruneChannels(macs=0.5), example_inputs=X))
 
 
+def test_hidden_units_of_recurrent_networks():
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.lstm, self.tags = nn.Embedding(20, 6), nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 4)
+
+        def forward(self, tokens):
+            return self.tags(self.lstm(self.embedding(tokens))[0])
+
+    tokens = torch.arange(10).reshape(2, 5)
+    found = prune(Tagger(), [Prune(density=0.5, parts=1), PruneChannels(ratio=0.5)], example_inputs=tokens)
+    assert found.model.lstm.hidden_size == 4 and found.masks["lstm.weight_hh_l0"].shape == (16, 4)
+    held, mask = found.model.lstm.weight_hh_l0, found.masks["lstm.weight_hh_l0"]
+    assert torch.equal(found.finalize()(tokens), found.model(tokens)) and (held[~mask] == 0).all()
+
+
 def test_in_place():
     model = build()
     found = prune(model, PruneChannels(ratio=0.5), example_inputs=X, inplace=True)
@@ -152,6 +189,7 @@ def test_what_is_refused():
         {"macs": 2},
         {"ratio": 0.5, "macs": 0.5},
         {"ratio": 0.5, "scope": "all"},
+        {"ratio": 0.5, "balance": "size"},
         {"ratio": 0.5, "match": ()},
         {"ratio": 0.5, "keep": (3,)},
         {"ratio": 0.5, "round_to": 0},
@@ -172,5 +210,5 @@ def test_networks_that_cannot_be_followed():
         def forward(self, x):
             return self.layer(x) if bool((x.sum() > 0).item()) else x
 
-    with pytest.raises(Exception, match="trace"):
+    with pytest.raises(TersorError, match="trace"):
         prune(Branching(), PruneChannels(ratio=0.5), example_inputs=torch.randn(2, 4))

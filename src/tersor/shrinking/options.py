@@ -8,6 +8,9 @@ from typing import ClassVar
 from tersor.errors import UsageError
 from tersor.options import Options
 
+NORMALISATIONS = ("mean", "macs", "none")
+"""How scores of different groups are made comparable (`channels.normalised`)."""
+
 PATHS = ("linear", "cubic", "geometric")
 """How density falls from step to step (`pruning.schedules`)."""
 
@@ -20,8 +23,9 @@ class PruneChannels(Options):
     macs:       share of the multiply-accumulates that is left at most, in (0, 1).
     parameters: share of the parameters that is left at most, in (0, 1).
     criterion:  what a unit is worth, a name of `pruning.channel_criteria.CHANNEL_CRITERIA`.
-    scope:      "group": each group loses the same share; "global": the units of all groups are compared with each
-                other, those of a group by their worth beside the group's mean.
+    scope:      "group": each group loses the same share; "global": the units of all groups are compared.
+    balance:    what makes units of different groups comparable: "mean", their worth beside the group's mean; "macs",
+                their worth for each multiply-accumulate that goes with one (Theis et al. 2018); or "none".
     normalised: also groups whose channels pass a normalisation over channels (layer norm, RMS norm): what is left
                 then computes something slightly different from the masked network.
     match:      patterns of tensor names: only groups with an output of such a name lose units.
@@ -40,6 +44,7 @@ class PruneChannels(Options):
     parameters: float | None = None
     criterion: str = "l1"
     scope: str = "group"
+    balance: str = "mean"
     normalised: bool = False
     match: tuple[str, ...] = ("*",)
     keep: tuple[str, ...] = ()
@@ -57,6 +62,7 @@ class PruneChannels(Options):
         if targets[given[0]] == 1:
             raise UsageError(f"{self.name}: {given[0]} must be below 1, got {targets[given[0]]!r}")
         self.check_choice("scope", ("group", "global"))
+        self.check_choice("balance", NORMALISATIONS)
         self.check_choice("on_failure", ("error", "skip"))
         self.check_flag("normalised")
         for option in ("match", "keep"):

@@ -19,9 +19,14 @@ from tersor.calibration.feedback import as_matrices
 from tersor.calibration.statistics import LayerStatistics
 from tersor.errors import CalibrationError, UsageError
 from tersor.pruning.granularity import checked, mask_of
+from tersor.pruning.selection import largest
+from tersor.shrinking.admm import Project, admm
 
 BLOCK = 128
 """Columns whose mask is chosen at once (Frantar and Alistarh 2023, section 3.4)."""
+
+REFINE = 60
+"""Steps of ADMM that masks are refined with."""
 
 POLISH = 20
 """Steps of conjugate gradients that the kept weights are polished with."""
@@ -42,27 +47,29 @@ def prune_layer(
     *,
     pattern: str = "weight",
     block: int = BLOCK,
+    refine: int = REFINE,
     polish: int = POLISH,
     damping: float = DAMPING,
 ) -> Pruned:
-    """A layer's weight with `density` of it kept, or in an N:M pattern, by blockwise OBS and polished.
+    """A layer's weight with `density` of it kept, or in an N:M pattern, by blockwise OBS, ADMM and least squares.
 
-    Column by column: u_j stays or becomes zero; u_k -= (u_j - q_j) V_jk for k > j. When a block of columns begins, the
-    weights of least G_r u_rj^2 / U_jj^2 are pruned in it (`Factor`, `LayerStatistics.row_weights`): as many of the
-    block, over all rows, as its columns' share; in N:M patterns, in each group of M neighbouring inputs of a row.
+    OBS goes column by column: u_j stays or becomes zero; u_k -= (u_j - q_j) V_jk for k > j. When a block of columns
+    begins, the weights of least G_r u_rj^2 / U_jj^2 are pruned in it (`Factor`, `LayerStatistics.row_weights`): as many
+    of the block, over all rows, as its columns' share; in N:M patterns, in each group of M neighbouring inputs.
 
     weight:     of the statistics' shape, finite.
     density:    in (0, 1]: exactly round(density * n) weights stay. None for N:M.
     pattern:    "weight" or N:M, such as "2:4", along the layer's inputs, whichever dimension holds them.
     block:      columns at a time; N:M patterns decide by groups.
-    polish:     steps of `polished`, which the paper does not take; 0 for the paper's own weights.
+    refine:     steps of `admm`, whose mask is taken where it leaves less error; 0 leaves the mask to OBS.
+    polish:     steps of `polished`. SparseGPT takes neither: 0 and 0 are its own weights.
     Raises UsageError for bad options, MismatchError for another shape, CalibrationError for weights of NaN or Inf.
     """
     chosen = checked(density, pattern, "tensor")
     if chosen.kind not in ("weight", "n:m"):
         raise UsageError(f"pattern {pattern}: reconstruction prunes single weights or N:M; mask others, then `repair`")
-    if block < 1 or polish < 0:
-        raise UsageError(f"block must be positive and polish 0 or more, got {block!r} and {polish!r}")
+    if block < 1 or polish < 0 or refine < 0:
+        raise UsageError(f"block must be positive, refine and polish 0 or more, got {block!r}, {refine!r}, {polish!r}")
     u = _finite(as_matrices(weight, statistics))
     layout = statistics.layout
     if layout.diagonal:
@@ -78,13 +85,21 @@ def prune_layer(
         kept, values = _swept(u[..., order], factor, runs, _by_group(factor, chosen.first))
         back = order.argsort()
         kept, values = kept[..., back], values[..., back]
+        project = _best_of_groups(pattern, statistics)
     else:
         assert density is not None
         factor = factorize(statistics, damping)
         runs = [[part] for part in _cut(0, u.shape[2], block)]
         kept, values = _swept(u, factor, runs, _by_share(u, factor, statistics.row_weights()[..., None], density))
+        project = _best_share(density)
     if polish:
         values = polished(u, values, kept, statistics, polish, damping)
+    if refine and not bool(kept.all()):
+        mask, other = admm(u, statistics, project, refine, damping)
+        if polish:
+            other = polished(u, other, mask, statistics, polish, damping)
+        if _damped_error(u - other, statistics, damping) < _damped_error(u - values, statistics, damping):
+            kept, values = mask, other
     return Pruned(_as_weight(values, statistics, weight), layout.weight(kept, statistics.shape))
 
 
@@ -186,6 +201,35 @@ def _by_group(factor: Factor, count: int) -> Choose:
         return torch.zeros(values.shape, dtype=torch.bool).scatter_(2, best, True)
 
     return choose
+
+
+def _best_share(density: float) -> Project:
+    """The `density` of largest score."""
+
+    def project(scores: Tensor) -> Tensor:
+        kept = largest(scores.reshape(1, -1).numpy(), round(density * scores.numel()))
+        return torch.from_numpy(kept).reshape(scores.shape)
+
+    return project
+
+
+def _best_of_groups(pattern: str, statistics: LayerStatistics) -> Project:
+    """The best of each group of neighbouring inputs."""
+    kernel = statistics.shape[2:].numel()
+
+    def project(scores: Tensor) -> Tensor:
+        groups, rows, length = scores.shape
+        flat = scores.reshape(groups * rows, length // kernel, kernel)
+        return mask_of(flat, None, pattern=pattern).reshape(scores.shape)
+
+    return project
+
+
+def _damped_error(error: Tensor, statistics: LayerStatistics, damping: float) -> float:
+    """sum_r G_r e_r (H + a I) e_r^T of errors (G, R, N)."""
+    moment = statistics.moment.double() / max(statistics.samples, 1)
+    ridge = damping * moment.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    return float(((error @ moment + ridge * error) * error * statistics.row_weights()[..., None]).sum())
 
 
 def _cut(begin: int, end: int, size: int) -> list[slice]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tersor.costs import count_macs, macs_by_module
 from tersor.errors import StructureError, UsageError
+from tersor.shrinking.channels import normalised
 from tersor.shrinking.options import PruneChannels
 from tersor.shrinking.selection import Selected, eligible, numbers_left, select, share_that_meets
 from tersor.structure.cuts import selected_cuts
@@ -105,11 +106,25 @@ def remove_channels(
     model: without parametrizations that hold masks; `masks` are those that it had.
     UsageError where even the smallest network that the options allow is above the target of MACs or parameters.
     """
+    if options.scope == "global":
+        scores = _balanced(model, followed, scores, options)
     if options.ratio is not None:
         return _shrunk(model, masks, options, followed, _selected(followed, scores, share, options, origin))
     if options.parameters is not None:
         return _to_parameters(model, masks, options, followed, share * origin.parameters, origin, scores)
     return _to_macs(model, masks, options, followed, share * origin.macs, origin, scores)
+
+
+def _balanced(
+    model: nn.Module, followed: Followed, scores: Mapping[str, Tensor], options: PruneChannels
+) -> dict[str, Tensor]:
+    """Scores that can be compared between groups."""
+    found = {}
+    estimate = _Estimate.of(model, followed, followed.args, followed.kwargs) if options.balance == "macs" else None
+    for group in followed.candidates:
+        saved = None if estimate is None else max(estimate({}) - estimate({group.name: [0]}), 1.0)
+        found[group.name] = normalised(scores[group.name], options.balance, saved)
+    return found
 
 
 def _selected(

@@ -53,11 +53,12 @@ def select(
 ) -> Selected:
     """The units that go so that `share` of the units is left.
 
-    scores: float (units,) of each group, the higher the more worth keeping; of equal ones the first are kept.
+    scores: float (units,) of each group, the higher the more worth keeping; of equal ones the first are kept. With
+        scope "global" those of different groups are compared as they are.
     before: the units that groups had before pruning began, where that was earlier: what `share` is a share of.
     """
     sizes = {group.name: (before or {}).get(group.name, group.units) for group in groups}
-    if options.scope == "group":
+    if options.scope == "group" or not groups:
         wanted = {name: round(share * size) for name, size in sizes.items()}
     else:
         wanted = _counts_by_worth(groups, scores, round(share * sum(sizes.values())))
@@ -74,16 +75,11 @@ def select(
 
 
 def _counts_by_worth(groups: Sequence[Group], scores: Mapping[str, Tensor], total: int) -> dict[str, int]:
-    """How many units of each group are among the `total` of most worth beside their group's mean."""
-    relative = []
-    for group in groups:
-        own = scores[group.name].double()
-        mean = own.abs().mean()
-        relative.append(own / mean if mean > 0 else own)
-    joined = torch.cat(relative) if relative else torch.zeros(0, dtype=torch.float64)
+    """How many units of each group are among the `total` of most worth."""
+    joined = torch.cat([scores[group.name].double() for group in groups])
     kept = torch.zeros(joined.shape, dtype=torch.bool)
     kept[torch.argsort(joined, descending=True, stable=True)[:total]] = True
-    counts = [int(part.sum()) for part in kept.split([group.units for group in groups])] if groups else []
+    counts = [int(part.sum()) for part in kept.split([group.units for group in groups])]
     return {group.name: count for group, count in zip(groups, counts, strict=True)}
 
 
