@@ -5,9 +5,39 @@ make bench
 
 from __future__ import annotations
 
-from benchmarks import calibrated, codec, disguise, kmeans, language, lossless, models, nnc, resources
+from benchmarks import (
+    calibrated,
+    codec,
+    coverage,
+    disguise,
+    filters,
+    kmeans,
+    language,
+    lenet_pruning,
+    lossless,
+    models,
+    nnc,
+    resources,
+    tickets,
+)
+
+SCRIPTS = (
+    kmeans,
+    lossless,
+    codec,
+    disguise,
+    resources,
+    models,
+    nnc,
+    calibrated,
+    language,
+    coverage,
+    lenet_pruning,
+    tickets,
+    filters,
+)
 
 if __name__ == "__main__":
-    for script in (kmeans, lossless, codec, disguise, resources, models, nnc, calibrated, language):
+    for script in SCRIPTS:
         print(f"\n== {script.__name__}")
         script.main()

@@ -1,0 +1,1 @@
+"""Architectures that structured pruning must follow, one file a family; `catalogue.py` lists them."""
