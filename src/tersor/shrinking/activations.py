@@ -95,7 +95,7 @@ def observe_units(
         watchers[name] = _Watcher(name, places, gradients)
     generator = torch.Generator().manual_seed(seed)
     with untouched(model, seed), _hooked(modules, watchers):
-        for index, (batch, size) in enumerate(batches(samples)):
+        for index, batch, size in batches(samples):
             for watcher in watchers.values():
                 watcher.start(size)
             with torch.set_grad_enabled(gradients):

@@ -92,7 +92,7 @@ def each_gradient(
     with untouched(model, seed), torch.enable_grad():
         for parameter in parameters:
             parameter.requires_grad_(True)
-        for index, (batch, _) in enumerate(batches(samples)):
+        for index, batch, _ in batches(samples):
             value = forward(model, batch, index, loss, generator)
             gradients = torch.autograd.grad(value, parameters, allow_unused=True)
             of = {id(p): g for p, g in zip(parameters, gradients, strict=True)}
