@@ -13,8 +13,9 @@ FUZZ_CXX ?= $(or $(firstword $(foreach name,clang++ clang++-19 clang++-16 clang+
 demo: $(VENV)/.demo
 	$(BIN)/tersor demo --force
 
+# One process a CPU, each with one thread of torch.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check .
