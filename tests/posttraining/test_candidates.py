@@ -54,6 +54,18 @@ def test_every_technique_gives_its_representation(layer) -> None:
         assert all((tensor.mask is not None) == (technique == "sparse") for tensor in found)
 
 
+@pytest.mark.parametrize("technique", ["uniform", "sparse", "codebook", "int8", "ternary", "binary", "lossless"])
+def test_pruned_weights_stay_zero(layer, technique) -> None:
+    pruned = torch.rand(layer.weight.shape) < 0.4
+    weight = layer.weight.masked_fill(pruned, 0.0)
+    # What the layer should compute behind quantized ones would have weights everywhere.
+    sparse = Layer(weight, weight + 0.1, layer.statistics, layer.rows)
+    for tensor in candidates(sparse, 1e-4, Calibrate(techniques=(technique,))):
+        values = tensor.dequantize()
+        assert not values[pruned].any()
+        assert values[~pruned].any()
+
+
 def test_the_cheapest_is_chosen_and_rates_decide(layer) -> None:
     options = Calibrate(techniques=("uniform", "binary", "int8", "lossless"))
     chosen = {}

@@ -18,6 +18,8 @@ from tersor.quantization import Binarize, Lossless, Palettize, Quantize, Represe
 from tersor.tensors import CompressedTensor
 
 _DENSITIES = (0.5, 0.25, 0.12)
+_PRUNED = 0.9
+"""A weight with fewer entries than this part that are not zero was pruned; chance leaves no exact zeros."""
 _BOOKS = (2, 3, 4, 5, 6)  # bits
 
 Size = Callable[[CompressedTensor], int]
@@ -38,23 +40,30 @@ def best_candidate(
 
 
 def candidates(layer: Layer, rate: float, options: Calibrate, threads: int | None = 1) -> Iterator[CompressedTensor]:
-    """The layer in each technique of `options`, with codes found by error feedback."""
-    statistics = layer.statistics
+    """The layer in each technique of `options`, with codes found by error feedback. Pruned weights stay zero."""
+    statistics, kept = layer.statistics, kept_mask(layer.weight)
     for technique in options.techniques:
         if technique == "uniform":
-            yield quantize_layer(layer, rate, options, threads=threads)
+            yield quantize_layer(layer, rate, options, mask=kept, threads=threads)
         elif technique == "sparse":
             factor = factorize(statistics, options.damping)
             for density in _DENSITIES:
                 mask = obs_mask(layer, factor, density)
+                mask = mask if kept is None else mask & kept
                 yield quantize_layer(layer, rate, options, mask=mask, threads=threads)
         elif technique == "lossless":
             yield Lossless().fit(layer.weight)
         else:
             values = statistics.layout.weight(as_matrices(layer.target, statistics), statistics.shape)
             for representation in _representations(technique):
-                fitted = representation.fit(values.to(layer.weight.dtype), None)
+                fitted = representation.fit(values.to(layer.weight.dtype), kept)
                 yield reconstruct(layer.target, fitted, statistics, options.damping)
+
+
+def kept_mask(weight: Tensor) -> Tensor | None:
+    """bool of the weight's shape, False where it was pruned; None where few of its entries are zero, or all."""
+    kept = weight.detach().cpu() != 0
+    return kept if 0 < int(kept.sum()) <= _PRUNED * kept.numel() else None
 
 
 def obs_mask(layer: Layer, factor: Factor, density: float) -> Tensor:
