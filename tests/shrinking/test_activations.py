@@ -242,12 +242,15 @@ class TestErrors:
             weight_gradients(Net(), [], loss=objective)
 
     def test_layers_that_see_nan_are_named(self):
-        x = torch.randn(2, 2, 3, 3)
-        x[0, 0, 0, 0] = float("nan")
+        model, x = Net(), torch.randn(2, 2, 3, 3)
+        with torch.no_grad():
+            next(model.parameters()).fill_(float("nan"))
         with pytest.raises(CalibrationError, match="second: its input holds NaN"):
-            observe_units(Net(), x, SITES)
+            observe_units(model, x, SITES)
         with pytest.raises(CalibrationError, match="loss is nan"):
-            weight_gradients(Net(), x, loss=objective)
+            weight_gradients(model, x, loss=objective)
+        with pytest.raises(CalibrationError, match=r"sample 0, .*holds NaN"):
+            observe_units(Net(), x * float("nan"), SITES)
 
     def test_layers_that_are_never_called_are_named(self):
         model = Net()
