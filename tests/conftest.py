@@ -1,8 +1,13 @@
 """Fixtures that several rooms use."""
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tersor._native import core
+
+# Time says nothing here: machines that run tests are shared.
+settings.register_profile("tersor", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tersor")
 
 
 @pytest.fixture(params=["scalar", "avx2", "avx512"])

@@ -51,10 +51,12 @@ class Schedule(Options):
             return final
         passed = (step - self.begin) // self.every * self.every / (self.end - self.begin)
         if self.kind == "linear":
-            return initial + (final - initial) * passed
-        if self.kind == "cubic":
-            return final + (initial - final) * (1 - passed) ** 3
-        return float(initial * (final / initial) ** passed)
+            density = initial + (final - initial) * passed
+        elif self.kind == "cubic":
+            density = final + (initial - final) * (1 - passed) ** 3
+        else:
+            density = initial * (final / initial) ** passed
+        return min(max(float(density), final), initial)  # rounding leaves the range by a bit
 
     def changes(self, step: int) -> bool:
         """Whether the density may change at `step`, so that masks are to be found anew."""
