@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from tersor.columns import table
 from tersor.compress import compress
 from tersor.errors import MissingExtraError
 from tersor.files import check_output
@@ -25,7 +26,6 @@ from tersor.model import CompressedModel
 from tersor.pruning import Prune, magnitude_mask
 from tersor.quantization import Cast, Lossless, Palettize
 from tersor.recipe import Recipe, Rule
-from tersor.report.tables import table
 from tersor.restore import load
 from tersor.storage import save
 from tersor.tensors import Codebook

@@ -19,9 +19,9 @@ from tersor.calibration.outcomes import NAMES, Outcome, outcomes
 from tersor.calibration.samples import halves, listed
 from tersor.calibration.statistics import LayerStatistics
 from tersor.calibration.targets import find_targets
+from tersor.columns import table
 from tersor.errors import UsageError
 from tersor.progress import Progress
-from tersor.report.tables import table
 
 REFERENCE = "4 bits"
 """The candidate at which layers are ranked and measured."""

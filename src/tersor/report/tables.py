@@ -1,30 +1,12 @@
-"""Plain text tables."""
+"""Inspections and comparisons as plain text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
+from tersor.columns import printable, table
 from tersor.report.comparison import Comparison
 from tersor.report.inspection import Inspection
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Columns padded to their widest cell; those in `right` aligned to the right."""
-    cells = [[_printable(cell) for cell in row] for row in [head, *rows]]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    lines = []
-    for row in cells:
-        padded = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(padded).rstrip())
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)
-
-
-def _printable(text: str, width: int = 80) -> str:
-    """Without control characters, which names from strangers' files may hold, and at most `width` characters long."""
-    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return plain if len(plain) <= width else f"{plain[: width // 2]}...{plain[3 - width // 2 :]}"
 
 
 def inspection_text(found: Inspection) -> str:
@@ -81,8 +63,8 @@ def comparison_text(found: Comparison) -> str:
     changed = [tensor for tensor in found.tensors if tensor.sqnr is not None and not tensor.identical]
     if changed:
         worst = min(changed, key=lambda tensor: tensor.sqnr or -math.inf)
-        summary += f"; the worst of the others has an SQNR of {_number(worst.sqnr, '.2f')} dB: {_printable(worst.name)}"
-    return text + summary + "".join(f"\n{_printable(problem, 400)}" for problem in found.problems)
+        summary += f"; the worst of the others has an SQNR of {_number(worst.sqnr, '.2f')} dB: {printable(worst.name)}"
+    return text + summary + "".join(f"\n{printable(problem, 400)}" for problem in found.problems)
 
 
 def _number(value: float | None, spec: str) -> str:

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from tersor.calibrated import Evaluate, measured
+from tersor.columns import numbers_table
 from tersor.errors import UsageError
 from tersor.pruning import Prune
 from tersor.recipe import Recipe
 from tersor.shrinking.holding import hold
 from tersor.shrinking.matching import as_recipe, weight_plan
-from tersor.shrinking.report import columns
 from tersor.shrinking.weights import weight_masks
 from tersor.work import Work, identity_of
 
@@ -80,7 +80,7 @@ class Lottery:
 
     def __str__(self) -> str:
         rows = [[row.arm, f"{row.density:.2%}", f"{row.mean:.4g}", f"{row.std:.2g}"] for row in self.rows]
-        return columns(["arm", "left", "mean", "std"], rows)
+        return numbers_table(["arm", "left", "mean", "std"], rows)
 
 
 def lottery(

@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tersor.columns import numbers_table
 from tersor.container.writer import file_bytes
 from tersor.costs import Costs, costs
 from tersor.entries import compressed_entries
 from tersor.errors import UsageError
 from tersor.interop import from_state_dict
 from tersor.recipe import Recipe
-from tersor.shrinking.holding import finalize
+from tersor.shrinking.holding import finalize, finalized
 
 MEASURES = ("bytes", "latency")
 """What is measured on request only, as it takes time."""
@@ -83,16 +84,16 @@ class Pruned:
 
     def report(self) -> str:
         """As a text: a table of costs, then what each tensor or group has left."""
-        text = columns(["", "before", "after", "left"], _cost_rows(self))
+        text = numbers_table(["", "before", "after", "left"], _cost_rows(self))
         if self.masks:
             rows = [
                 [name, f"{mask.numel():,}", f"{int(mask.sum()):,}", f"{_density(mask):.2%}"]
                 for name, mask in self.masks.items()
             ]
-            text += "\n\n" + columns(["weights of", "before", "after", "left"], rows)
+            text += "\n\n" + numbers_table(["weights of", "before", "after", "left"], rows)
         if self.units:
             rows = [[name, f"{a:,}", f"{b:,}", f"{b / a:.2%}"] for name, (a, b) in self.units.items()]
-            text += "\n\n" + columns(["units of", "before", "after", "left"], rows)
+            text += "\n\n" + numbers_table(["units of", "before", "after", "left"], rows)
         return "\n".join([text, *(f"note: {note}" for note in self.notes)])
 
 
@@ -100,14 +101,14 @@ def measured_costs(
     model: nn.Module, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, measure: Collection[str] = ()
 ) -> Costs:
     """Costs of the finalized model, with bytes and latency on request. Errors as `costs`; `model` stays as it is."""
-    plain = finalize(copy.deepcopy(model))
+    plain = finalized(model)
     found = costs(plain, args, kwargs, latency="latency" in measure)
     return replace(found, bytes=lossless_bytes(plain)) if "bytes" in measure else found
 
 
 def lossless_bytes(model: nn.Module) -> int:
     """Bytes of the .tsr file of all values, exactly; zeros are found and coded as masks."""
-    with from_state_dict(finalize(copy.deepcopy(model)).state_dict(keep_vars=True)) as checkpoint:
+    with from_state_dict(finalized(model).state_dict(keep_vars=True)) as checkpoint:
         return file_bytes(compressed_entries(checkpoint, Recipe.lossless()))
 
 
@@ -115,14 +116,6 @@ def check_measures(measure: Collection[str]) -> None:
     """UsageError for what cannot be measured."""
     if isinstance(measure, str) or any(name not in MEASURES for name in measure):
         raise UsageError(f"measure must be some of {', '.join(MEASURES)}, got {measure!r}")
-
-
-def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; all columns but the first to the right."""
-    cells = [list(head), *map(list, rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in cells]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 def _cost_rows(found: Pruned) -> list[list[str]]:

@@ -6,7 +6,6 @@ Legend: f fraction pruned, n numbers that a layer's units take, L(f) what the me
 
 from __future__ import annotations
 
-import copy
 import importlib
 import itertools
 from collections.abc import Iterable, Sequence
@@ -14,11 +13,11 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tersor.calibrated import Evaluate, measured
 from tersor.calibration.samples import listed
+from tersor.columns import numbers_table
 from tersor.errors import MissingExtraError, UsageError
 from tersor.pruning import Prune
 from tersor.recipe import Recipe, Rule
@@ -29,10 +28,11 @@ from tersor.shrinking.matching import as_recipe, weight_plan
 from tersor.shrinking.options import PruneChannels
 from tersor.shrinking.passes import arguments, copied
 from tersor.shrinking.removal import follow
-from tersor.shrinking.report import columns
 from tersor.shrinking.selection import select
 from tersor.shrinking.weights import Data, reconstructed, weight_evidence, weight_masks
-from tersor.structure.groups import Group
+from tersor.structure.cuts import selected_cuts, zero
+from tersor.structure.edits import Edits
+from tersor.structure.groups import Group, Groups
 
 FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -64,7 +64,7 @@ class Sensitivity:
             found = dict(layer.points)
             rows.append([layer.name, f"{layer.size:,}", *(f"{found[f]:.4g}" if f in found else "" for f in fractions)])
         head = ["layer", "numbers", *(f"-{fraction:.0%}" for fraction in fractions)]
-        return f"metric of the network as it is: {self.reference:.4g}\n\n{columns(head, rows)}"
+        return f"metric of the network as it is: {self.reference:.4g}\n\n{numbers_table(head, rows)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Of JSON types."""
@@ -166,7 +166,7 @@ def sensitivity(
         followed = follow(work, config, args, kwargs or {})
         candidates = _matching([group.name for group in followed.candidates], patterns)
         groups = [group for group in followed.candidates if group.name in candidates]
-        curves = _of_groups(work, evaluate, config, fractions, groups, data)
+        curves = _of_groups(work, evaluate, config, fractions, groups, followed.groups, data)
     else:
         plan = weight_plan(work, as_recipe(_at(config, 0.5)))
         names = _matching(list(plan), patterns)
@@ -193,7 +193,9 @@ def _of_weights(
             masks = weight_masks(model, one, evidence).masks
             new = reconstructed(model, one, masks, data)
             mask, value = new.get(name, (masks[name], state[name]))
-            points.append((fraction, _with(model, evaluate, {name: value * mask.to(value.device)}, name, fraction)))
+            candidate = copied(model)
+            write(candidate, name, value * mask.to(value.device))
+            points.append((fraction, measured(evaluate, candidate, _of(name, fraction))))
         curves.append(LayerCurve(name, state[name].numel(), tuple(points)))
     return curves
 
@@ -204,9 +206,10 @@ def _of_groups(
     config: PruneChannels,
     fractions: Sequence[float],
     groups: Sequence[Group],
+    every: Groups,
     data: Data,
 ) -> list[LayerCurve]:
-    """As `_of_weights`; all that a unit's positions hold becomes zero."""
+    """As `_of_weights`, for `groups` of `every`; all that a unit's positions hold becomes zero."""
     scores = score_groups(model, groups, config.criterion, samples=data.samples, loss=data.loss, seed=config.seed)
     one = replace(config, scope="group", min_units=1, round_to=1)
     state = model.state_dict()
@@ -215,31 +218,15 @@ def _of_groups(
         points = []
         for fraction in sorted(fractions):
             gone = select([group], scores, 1 - fraction, one).removed.get(group.name, [])
-            points.append((fraction, _with(model, evaluate, _zeroed(state, group, gone), group.name, fraction)))
+            candidate = copied(model)
+            zero(candidate, selected_cuts(candidate, {group.name: gone}, every), Edits())
+            points.append((fraction, measured(evaluate, candidate, _of(group.name, fraction))))
         curves.append(LayerCurve(group.name, _numbers(state, group), tuple(points)))
     return curves
 
 
-def _with(model: nn.Module, evaluate: Evaluate, values: dict[str, Tensor], name: str, fraction: float) -> float:
-    """The metric of the network with other values in some tensors."""
-    candidate = copy.deepcopy(model)
-    stored = candidate.state_dict()
-    with torch.no_grad():
-        for key, value in values.items():
-            if key in stored:
-                stored[key].copy_(value)
-            else:
-                write(candidate, key, value)
-    return measured(evaluate, candidate, f" with {fraction:.0%} of {name} pruned")
-
-
-def _zeroed(state: dict[str, Tensor], group: Group, gone: Sequence[int]) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    for member in group.members:
-        places = [place for unit in gone for place in member.indices[unit]]
-        value = found.get(member.tensor, state[member.tensor])
-        found[member.tensor] = value.index_fill(member.dim, torch.tensor(places, dtype=torch.int64), 0)
-    return found
+def _of(name: str, fraction: float) -> str:
+    return f" with {fraction:.0%} of {name} pruned"
 
 
 def _numbers(state: dict[str, Tensor], group: Group) -> int:
