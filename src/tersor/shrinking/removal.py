@@ -37,13 +37,11 @@ class Origin:
 
 @dataclass(frozen=True)
 class Followed:
-    """A network's groups, found on example inputs. candidates: those that may lose units. args, kwargs: the inputs."""
+    """A network's groups, found on the example inputs of its trace. candidates: those that may lose units."""
 
     trace: Trace
     groups: Groups
     candidates: tuple[Group, ...]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -80,14 +78,14 @@ def follow(
             f"no group of channels may lose units: {len(groups.groups)} found, {left} of them behind a normalisation "
             f"over channels (normalised=True takes them), others by match or keep. Frozen: {reasons or 'none'}"
         )
-    return Followed(found, groups, tuple(candidates), tuple(args), dict(kwargs))
+    return Followed(found, groups, tuple(candidates))
 
 
 def origin_of(model: nn.Module, followed: Followed) -> Origin:
     """What `model` has."""
     return Origin(
         {group.name: group.units for group in followed.groups.groups},
-        count_macs(model, followed.args, followed.kwargs),
+        count_macs(model, followed.trace.args, followed.trace.kwargs),
         sum(parameter.numel() for parameter in model.parameters()),
     )
 
@@ -106,48 +104,62 @@ def remove_channels(
     model: without parametrizations that hold masks; `masks` are those that it had.
     UsageError where even the smallest network that the options allow is above the target of MACs or parameters.
     """
+    by_macs = options.macs is not None or (options.scope == "global" and options.balance == "macs")
+    estimate = _Estimate.of(model, followed) if by_macs else None
     if options.scope == "global":
-        scores = _balanced(model, followed, scores, options)
+        scores = _balanced(followed, scores, options, estimate)
+    removal = _Removal(model, masks, options, followed, origin, scores)
     if options.ratio is not None:
-        return _shrunk(model, masks, options, followed, _selected(followed, scores, share, options, origin))
+        return removal.shrunk(share)
     if options.parameters is not None:
-        return _to_parameters(model, masks, options, followed, share * origin.parameters, origin, scores)
-    return _to_macs(model, masks, options, followed, share * origin.macs, origin, scores)
+        return _to_parameters(removal, share * origin.parameters)
+    assert estimate is not None
+    return _to_macs(removal, share * origin.macs, estimate)
 
 
 def _balanced(
-    model: nn.Module, followed: Followed, scores: Mapping[str, Tensor], options: PruneChannels
+    followed: Followed, scores: Mapping[str, Tensor], options: PruneChannels, estimate: _Estimate | None
 ) -> dict[str, Tensor]:
-    """Scores that can be compared between groups."""
+    """Scores that can be compared between groups; an estimate is needed to balance them by MACs."""
     found = {}
-    estimate = _Estimate.of(model, followed, followed.args, followed.kwargs) if options.balance == "macs" else None
     for group in followed.candidates:
-        saved = None if estimate is None else max(estimate({}) - estimate({group.name: [0]}), 1.0)
+        saved = None
+        if options.balance == "macs" and estimate is not None:
+            saved = max(estimate({}) - estimate({group.name: [0]}), 1.0)
         found[group.name] = normalised(scores[group.name], options.balance, saved)
     return found
 
 
-def _selected(
-    followed: Followed, scores: Mapping[str, Tensor], share: float, options: PruneChannels, origin: Origin
-) -> Selected:
-    return select(followed.candidates, scores, share, options, origin.units)
+@dataclass(frozen=True)
+class _Removal:
+    """What `remove_channels` was given; its shares are of the units that there were before pruning began."""
 
+    model: nn.Module
+    masks: Mapping[str, Tensor]
+    options: PruneChannels
+    followed: Followed
+    origin: Origin
+    scores: Mapping[str, Tensor]
 
-def _shrunk(
-    model: nn.Module, masks: Mapping[str, Tensor], options: PruneChannels, followed: Followed, selected: Selected
-) -> Removed:
-    selection: Selection = selected.removed
-    notes = [f"group {name} keeps {count} units: its floor" for name, count in selected.floors.items()]
-    if options.on_failure == "skip":
-        found = shrink_where_possible(model, selection, followed.groups, followed.trace)
-        smaller = found.model
-        notes += [f"group {name} keeps all units: {error}" for name, error in found.skipped.items()]
-        selection = {name: units for name, units in selection.items() if name not in found.skipped}
-    else:
-        smaller = shrink(model, selection, followed.groups, followed.trace)
-    sizes = {group.name: group.units for group in followed.candidates}
-    units = {name: sizes[name] - len(gone) for name, gone in selection.items()}
-    return Removed(smaller, _cut(model, masks, selection, followed.groups), units, tuple(notes))
+    def selected(self, share: float) -> Selected:
+        """The units that go so that `share` is left."""
+        return select(self.followed.candidates, self.scores, share, self.options, self.origin.units)
+
+    def shrunk(self, share: float) -> Removed:
+        """The network without them."""
+        followed, selected = self.followed, self.selected(share)
+        selection: Selection = selected.removed
+        notes = [f"group {name} keeps {count} units: its floor" for name, count in selected.floors.items()]
+        if self.options.on_failure == "skip":
+            found = shrink_where_possible(self.model, selection, followed.groups, followed.trace)
+            smaller = found.model
+            notes += [f"group {name} keeps all units: {error}" for name, error in found.skipped.items()]
+            selection = {name: units for name, units in selection.items() if name not in found.skipped}
+        else:
+            smaller = shrink(self.model, selection, followed.groups, followed.trace)
+        sizes = {group.name: group.units for group in followed.candidates}
+        units = {name: sizes[name] - len(gone) for name, gone in selection.items()}
+        return Removed(smaller, _cut(self.model, self.masks, selection, followed.groups), units, tuple(notes))
 
 
 def _cut(model: nn.Module, masks: Mapping[str, Tensor], selection: Selection, groups: Groups) -> dict[str, Tensor]:
@@ -159,51 +171,33 @@ def _cut(model: nn.Module, masks: Mapping[str, Tensor], selection: Selection, gr
     return found
 
 
-def _to_parameters(
-    model: nn.Module,
-    masks: Mapping[str, Tensor],
-    options: PruneChannels,
-    followed: Followed,
-    target: float,
-    origin: Origin,
-    scores: Mapping[str, Tensor],
-) -> Removed:
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+def _to_parameters(removal: _Removal, target: float) -> Removed:
+    shapes = {name: tuple(parameter.shape) for name, parameter in removal.model.named_parameters()}
 
     def numbers(share: float) -> float:
-        removed = _selected(followed, scores, share, options, origin).removed
-        return sum(numbers_left(shapes, followed.candidates, removed).values())
+        return sum(numbers_left(shapes, removal.followed.candidates, removal.selected(share).removed).values())
 
     share = share_that_meets(numbers, target)
     if numbers(share) > target:
         raise UsageError(
-            f"prune_channels: the target of {target:,.0f} parameters cannot be met; of {origin.parameters:,} groups "
-            f"must keep {numbers(0.0):,.0f}"
+            f"prune_channels: the target of {target:,.0f} parameters cannot be met; of "
+            f"{removal.origin.parameters:,} groups must keep {numbers(0.0):,.0f}"
         )
-    return _shrunk(model, masks, options, followed, _selected(followed, scores, share, options, origin))
+    return removal.shrunk(share)
 
 
-def _to_macs(
-    model: nn.Module,
-    masks: Mapping[str, Tensor],
-    options: PruneChannels,
-    followed: Followed,
-    target: float,
-    origin: Origin,
-    scores: Mapping[str, Tensor],
-) -> Removed:
+def _to_macs(removal: _Removal, target: float, estimate: _Estimate) -> Removed:
     """By an estimate from the sizes of weights, corrected by what the smaller networks turn out to take."""
-    args, kwargs = followed.args, followed.kwargs
-    estimate = _Estimate.of(model, followed, args, kwargs)
+    inputs = removal.followed.trace
+
+    def macs(share: float) -> float:
+        return estimate(removal.selected(share).removed)
+
     aim, least = target, float("inf")
     for _ in range(_CORRECTIONS):
-
-        def macs(share: float) -> float:
-            return estimate(_selected(followed, scores, share, options, origin).removed)
-
         share = share_that_meets(macs, aim)
-        found = _shrunk(model, masks, options, followed, _selected(followed, scores, share, options, origin))
-        taken = count_macs(found.model, args, kwargs)
+        found = removal.shrunk(share)
+        taken = count_macs(found.model, inputs.args, inputs.kwargs)
         if taken <= target:
             return found
         least = min(least, taken)
@@ -211,8 +205,8 @@ def _to_macs(
             break
         aim -= 1.1 * (taken - target)
     raise UsageError(
-        f"prune_channels: the target of {target:,.0f} multiply-accumulates cannot be met; of {origin.macs:,} the "
-        f"smallest network tried takes {least:,.0f}"
+        f"prune_channels: the target of {target:,.0f} multiply-accumulates cannot be met; of "
+        f"{removal.origin.macs:,} the smallest network tried takes {least:,.0f}"
     )
 
 
@@ -229,8 +223,9 @@ class _Estimate:
     rest: int
 
     @classmethod
-    def of(cls, model: nn.Module, followed: Followed, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Estimate:
-        counts = macs_by_module(model, args, kwargs)
+    def of(cls, model: nn.Module, followed: Followed) -> _Estimate:
+        """The estimate for smaller networks of `model`."""
+        counts = macs_by_module(model, followed.trace.args, followed.trace.kwargs)
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.dim() > 1}
         owners = {name.rpartition(".")[0] for name in shapes}
         own = {}
