@@ -19,7 +19,7 @@ from tersor.container.writer import Summary, write_tsr
 from tersor.entries import compressed_entries
 from tersor.errors import UsageError
 from tersor.interop import Checkpoint, from_state_dict, open_checkpoint
-from tersor.matching import bytes_beside, left_for_tensors
+from tersor.matching import bytes_beside, float_numbers, left_for_tensors
 from tersor.model import CompressedModel
 from tersor.parallel import thread_pool
 from tersor.posttraining import Calibrate
@@ -166,7 +166,7 @@ def _calibrated(
     with _opened(model) as checkpoint:
         attachments = dict(checkpoint.info.attachments)
         beside = bytes_beside(checkpoint) if attachments else 0
-        target = (Budget(bits=DEFAULT_BITS) if budget == Budget() else budget).target_bytes(_weights(checkpoint))
+        target = (Budget(bits=DEFAULT_BITS) if budget == Budget() else budget).target_bytes(float_numbers(checkpoint))
         if beside and target is not None:
             budget = Budget(max_bytes=left_for_tensors(target, checkpoint))
     compressed = compress_calibrated(
@@ -181,12 +181,6 @@ def _calibrated(
     )
     curve = None if compressed.curve is None else compressed.curve.grown(beside)
     return replace(compressed, attachments=attachments, curve=curve)
-
-
-def _weights(checkpoint: Checkpoint) -> int:
-    """Numbers of floating point."""
-    infos = (info for info in checkpoint.info.tensors if info.dtype.is_floating_point and info.tied_to is None)
-    return sum(torch.Size(info.shape).numel() for info in infos)
 
 
 def _as_source(

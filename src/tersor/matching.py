@@ -143,6 +143,12 @@ def left_for_tensors(target: int, checkpoint: Checkpoint, match: Match | None = 
     return target - beside
 
 
+def float_numbers(checkpoint: Checkpoint) -> int:
+    """Numbers of floating point in its tensors, tied ones once."""
+    infos = (info for info in checkpoint.info.tensors if info.dtype.is_floating_point and info.tied_to is None)
+    return sum(torch.Size(info.shape).numel() for info in infos)
+
+
 def bytes_beside(checkpoint: Checkpoint, match: Match | None = None) -> int:
     """The bytes of a compressed checkpoint's file that are not of the tensors that are compressed.
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from tersor.allocation import Curve, Point, meet_size
 from tersor.allocation.estimate import LayerSample, estimated_bytes
-from tersor.calibrated import Trial, file_bytes
+from tersor.calibrated import Trial
 from tersor.calibration import Factor, LayerStatistics, Layout, dependent_uniform, loss_steps, snap
 from tersor.calibration.steps import TRELLIS_FACTOR
-from tersor.container.writer import Entry
+from tersor.container.writer import Entry, file_bytes
 from tersor.entries import represent
 from tersor.errors import UsageError
 from tersor.interop import Checkpoint, TensorInfo

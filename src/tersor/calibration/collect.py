@@ -113,7 +113,6 @@ class _Collector:
         """A batch of `size` samples begins."""
         self.batch = size
         self._reached.clear()
-        self._roots.clear()
 
     def end(self) -> None:
         """The batch is over."""

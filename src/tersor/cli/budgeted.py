@@ -160,16 +160,9 @@ def _excluded(patterns: list[str], match: Match) -> tuple[str, ...]:
 
 def _of_network(budget: Budget, checkpoint: Checkpoint, match: Match) -> Budget:
     """What of the budget is left for the network."""
-    import torch
+    from tersor.matching import float_numbers, left_for_tensors
 
-    from tersor.matching import left_for_tensors
-
-    weights = sum(
-        torch.Size(info.shape).numel()
-        for info in checkpoint.info.tensors
-        if info.dtype.is_floating_point and info.tied_to is None
-    )
-    target = budget.target_bytes(weights)
+    target = budget.target_bytes(float_numbers(checkpoint))
     return budget if target is None else type(budget)(max_bytes=left_for_tensors(target, checkpoint, match))
 
 

@@ -14,6 +14,7 @@ from tersor.calibration import Factor, factorize, output_error, reconstruct
 from tersor.calibration.feedback import as_matrices
 from tersor.posttraining.layer import Layer, quantize_layer
 from tersor.posttraining.options import Calibrate
+from tersor.pruning.selection import largest
 from tersor.quantization import Binarize, Lossless, Palettize, Quantize, RepresentationConfig, Ternarize
 from tersor.tensors import CompressedTensor
 
@@ -74,8 +75,7 @@ def obs_mask(layer: Layer, factor: Factor, density: float) -> Tensor:
     statistics = layer.statistics
     saliency = as_matrices(layer.target, statistics).square() * layer.rows[..., None] * factor.precision()[:, None]
     kept = max(round(density * saliency.numel()), 1)
-    chosen = torch.zeros(saliency.numel(), dtype=torch.bool)
-    chosen[saliency.reshape(-1).topk(kept).indices] = True
+    chosen = torch.from_numpy(largest(saliency.reshape(1, -1).numpy(), kept))
     return statistics.layout.weight(chosen.reshape(saliency.shape), statistics.shape)
 
 

@@ -14,7 +14,7 @@ from tersor.calibration.statistics import LayerStatistics
 from tersor.errors import CalibrationError, UsageError
 from tersor.pruning.criteria import WeightEvidence, weight_criterion
 from tersor.shrinking.gradients import plain_name, weight_gradients
-from tersor.shrinking.losses import Loss
+from tersor.shrinking.losses import Loss, unlabelled
 
 
 def collect_evidence(
@@ -99,15 +99,9 @@ def _of_weights(inputs: Tensor, statistics: LayerStatistics) -> Tensor:
 def _statistics(
     model: nn.Module, samples: Iterable[Any], names: list[str], loss: Loss | None, seed: int, fisher: bool
 ) -> dict[str, LayerStatistics]:
-    batches = samples if loss is None else _inputs(samples)
+    batches = samples if loss is None else map(unlabelled, samples)
     found = collect(model, batches, fisher=fisher, layers=names, seed=seed, unreached="ignore")
     missing = [name for name in names if name not in found]
     if missing:
         raise CalibrationError(f"no sample reached {', '.join(missing)}; leave them out, or give samples that use them")
     return {name: found[name] for name in names}
-
-
-def _inputs(samples: Iterable[Any]) -> Iterable[Any]:
-    """The first halves of pairs (inputs, target); other batches as they are."""
-    for batch in samples:
-        yield batch[0] if isinstance(batch, (tuple, list)) and len(batch) == 2 else batch

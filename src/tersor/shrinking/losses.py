@@ -16,6 +16,11 @@ Loss = Callable[[nn.Module, Any], Tensor]
 """(model, batch) -> a scalar: it calls the model as it likes."""
 
 
+def unlabelled(batch: Any) -> Any:
+    """The first half of a pair (inputs, target), as losses with labels take them; other batches as they are."""
+    return batch[0] if isinstance(batch, (tuple, list)) and len(batch) == 2 else batch
+
+
 def forward(model: nn.Module, batch: Any, index: int, loss: Loss | None, generator: torch.Generator) -> Tensor:
     """Runs the model on a batch; the scalar to take gradients of: `loss`, or `default_objective` of the output.
 

@@ -14,11 +14,11 @@ from tersor.pruning import Prune
 from tersor.recipe import Recipe
 from tersor.shrinking.channels import score_groups
 from tersor.shrinking.holding import hold, masks_of, release, write
-from tersor.shrinking.losses import Loss
+from tersor.shrinking.losses import Loss, unlabelled
 from tersor.shrinking.matching import weight_plan
 from tersor.shrinking.options import PruneChannels
 from tersor.shrinking.removal import Origin, follow, origin_of, remove_channels
-from tersor.shrinking.weights import Data, reconstructed, unlabelled, weight_evidence, weight_masks
+from tersor.shrinking.weights import Data, reconstructed, weight_evidence, weight_masks
 
 At = Callable[[float], float]
 """What is to be left in the end -> what is to be left now."""

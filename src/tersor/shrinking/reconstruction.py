@@ -184,10 +184,7 @@ def _by_share(u: Tensor, factor: Factor, rows: Tensor, density: float) -> Choose
 
     def choose(values: Tensor, part: slice) -> Tensor:
         wanted = round(density * column * part.stop) - round(density * column * part.start)
-        saliency = (values.square() * rows * factor.precision()[:, None, part]).reshape(-1)
-        chosen = torch.zeros(saliency.numel(), dtype=torch.bool)
-        chosen[saliency.argsort(descending=True, stable=True)[:wanted]] = True
-        return chosen.reshape(values.shape)
+        return _best(values.square() * rows * factor.precision()[:, None, part], wanted)
 
     return choose
 
@@ -207,10 +204,14 @@ def _best_share(density: float) -> Project:
     """The `density` of largest score."""
 
     def project(scores: Tensor) -> Tensor:
-        kept = largest(scores.reshape(1, -1).numpy(), round(density * scores.numel()))
-        return torch.from_numpy(kept).reshape(scores.shape)
+        return _best(scores, round(density * scores.numel()))
 
     return project
+
+
+def _best(scores: Tensor, count: int) -> Tensor:
+    """bool of the scores' shape: the `count` largest."""
+    return torch.from_numpy(largest(scores.reshape(1, -1).numpy(), count)).reshape(scores.shape)
 
 
 def _best_of_groups(pattern: str, statistics: LayerStatistics) -> Project:

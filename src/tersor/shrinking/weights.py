@@ -19,7 +19,7 @@ from tersor.pruning.granularity import global_masks, mask_of
 from tersor.pruning.patterns import parse_pattern
 from tersor.shrinking.evidence import collect_evidence
 from tersor.shrinking.holding import masks_of
-from tersor.shrinking.losses import Loss
+from tersor.shrinking.losses import Loss, unlabelled
 from tersor.shrinking.reconstruction import prune_layer, repair
 
 RECONSTRUCTS = "obs"
@@ -113,11 +113,6 @@ def reconstructed(
         except TersorError as error:
             raise _named(name, error) from error
     return found
-
-
-def unlabelled(batch: Any) -> Any:
-    """The first half of a pair (inputs, target), as losses with labels take them; other batches as they are."""
-    return batch[0] if isinstance(batch, (tuple, list)) and len(batch) == 2 else batch
 
 
 def _reconstructed(weight: Tensor, option: Prune, mask: Tensor, statistics: LayerStatistics) -> tuple[Tensor, Tensor]:

@@ -88,6 +88,7 @@ class _Masked(fx.Interpreter):
         self._by_node = kept
 
     def run_node(self, n: fx.Node) -> Any:
+        """As `Interpreter.run_node`."""
         if n.name not in self._by_node:
             return super().run_node(n)
         x = self.env[n.args[0]]  # type: ignore[index]

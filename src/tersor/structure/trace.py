@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from tersor.calibration.guard import untouched
 from tersor.errors import CalibrationError, TersorError, UsageError
 
 
@@ -163,27 +164,15 @@ def _inline(module: fx.GraphModule, node: fx.Node) -> None:
 
 @contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within; after: modes, buffers' values, attributes that tracing replaces, random numbers."""
-    modes = [(module, module.training) for module in model.modules()]
+    """As `untouched`; and attributes that tracing replaces are what they were."""
     flat = [(m, list(m._flat_weights)) for m in model.modules() if isinstance(m, nn.RNNBase)]
-    buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
-    fused = torch.backends.mha.get_fastpath_enabled()
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+    with untouched(model, 0), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.backends.mha.set_fastpath_enabled(False)
         try:
-            model.eval()
             yield
         finally:
-            torch.backends.mha.set_fastpath_enabled(fused)
-            for module, mode in modes:
-                module.training = mode
             for module, weights in flat:
                 module._flat_weights = weights
-            for module, name, buffer, value in buffers:
-                module._buffers[name] = buffer
-                with torch.no_grad():
-                    buffer.copy_(value)
 
 
 def arguments(found: Trace, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> list[Any]:
