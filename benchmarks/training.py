@@ -65,10 +65,13 @@ def fit(
 ) -> nn.Module:
     """Trains `model` in place, and returns it in evaluation mode. The same seed, the same order of images.
 
+    Images and weights lie channels last meanwhile, which takes a quarter off the time of convolutions.
+
     part: (k, n) runs the k-th of n parts of the plan, so that what stands after a part can be kept; the rate goes on
         where the part before ended, momenta start again.
     """
     images, labels = data
+    model.to(memory_format=torch.channels_last)
     optimizer = _optimizer(model, plan)
     steps = plan.steps(len(labels))
     begin, end = (round(steps * k / part[1]) for k in (part[0], part[0] + 1))
@@ -84,13 +87,14 @@ def fit(
             batch = images[chosen]
             if plan.augment:
                 batch = pictures(batch, generator)
+            batch = batch.contiguous(memory_format=torch.channels_last)
             loss = _loss(model, batch, labels[chosen], plan, teacher)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(plan, step, steps)
             optimizer.step()
-    return model.eval()
+    return model.to(memory_format=torch.contiguous_format).eval()
 
 
 def rate_at(plan: Plan, step: int, steps: int) -> float:
@@ -106,7 +110,7 @@ def rate_at(plan: Plan, step: int, steps: int) -> float:
 def _optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if plan.optimizer == "adamw":
-        return torch.optim.AdamW(trained, plan.rate, weight_decay=plan.decay)
+        return torch.optim.AdamW(trained, plan.rate, weight_decay=plan.decay, fused=True)
     return torch.optim.SGD(trained, plan.rate, 0.9, weight_decay=plan.decay, nesterov=True)
 
 
