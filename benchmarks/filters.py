@@ -1,18 +1,21 @@
 """Pruning Filters for Efficient ConvNets (Li et al. 2017) again, on CIFAR-10 as it is here (JPEG).
 
-    TERSOR_DATA=... python -m benchmarks.filters [--short] [large] [criteria] [order] [sensitivity]
+    TERSOR_DATA=... python -m benchmarks.filters [--short] [criteria] [order] [sensitivity] [resnet56] [vgg16] [latency]
 
 writes benchmarks/results/filters.json (and filters-sensitivity-*.svg). Parts:
 
-large:       ResNet-56 with at least 27 % and 50 % of the multiply-accumulates removed, fine-tuned.
 criteria:    ResNet-20, 3 seeds: L1 against random, entropy, APoZ and Taylor, before and after fine-tuning.
 order:       ResNet-20, 3 seeds: half of the filters by L1 all at once, or layer by layer with fine-tuning in between.
 sensitivity: ResNet-20: accuracy against the share of each layer's filters that is gone, by L1 and Taylor.
+resnet56:    at least 27 % and 50 % of the multiply-accumulates removed, fine-tuned.
+vgg16:       half-width VGG-16-BN (`benchmarks.vgg`): at least 34 % of the multiply-accumulates and 64 % of the
+             parameters removed, fine-tuned.
+latency:     of the last two, for one image on one thread, the networks in turn.
 
-As in the paper, the first layer of each block loses filters. Each network is held against the unpruned one, fine-tuned
-equally long from the same weights with the same loss. Validation images (5,000 of the training images) serve every
-choice: of the criterion and scope for ResNet-56 before fine-tuning, and of all rates. `--short` runs a tiny network on
-scikit-learn's digits and writes nothing.
+As in the paper, the first layer of each residual block loses filters. Each network is held against the unpruned one,
+fine-tuned equally long from the same weights with the same loss. Validation images (2,000 of the training images) serve
+the one choice that is made, that of criterion and scope before fine-tuning; rates and epochs were not tuned. `--short`
+runs a tiny network on scikit-learn's digits and writes nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import dataclasses
 import functools
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,30 +45,43 @@ from benchmarks.networks import networks
 from benchmarks.plot import Axis, chart
 from benchmarks.sources import ResNetCifar, cifar10_test, cifar10_train
 from benchmarks.training import Plan, Split, accuracy, divided, fit, seeded, summary
-from tersor.costs import costs
+from benchmarks.vgg import VALIDATION, trained
+from tersor.costs import costs, measure_latency
 from tersor.shrinking import LayerByLayer, PruneChannels, sensitivity
 
 RESULTS = Path(__file__).parent / "results"
-VALIDATION = 5_000
 CALIBRATION = 512
 """Training images that statistics are taken of; another draw for each seed."""
 SEEDS = (0, 1, 2)
 CRITERIA = ("l1", "random", "entropy", "apoz", "taylor")
-SCOPES = ("group", "global")
+NETWORKS = ("resnet56", "vgg16")
+TURNS = 20
 ORDER_RATIO = 0.5
 """Share of the filters that goes where all at once is compared with layer by layer."""
 FILTERS = ("layer*.conv1.weight",)
 """What loses filters: the residual stream keeps its width."""
+VGG_RATIO = 0.5
+VGG_FILTERS = ("features.0.weight", *(f"features.{n}.weight" for n in (24, 27, 30, 34, 37, 40)))
+"""The layers that the paper halves: the first one, and the last six."""
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
-class Setting:
-    """build: the trained network. plan: of fine-tuning, whether pruned or not. macs: shares that may be left."""
+class Target:
+    """left: the shares of "macs" and "parameters" that may be left. configs: what may get there, by names."""
 
+    left: dict[str, float]
+    configs: dict[str, PruneChannels]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """build: the trained network. plan: of fine-tuning, whether pruned or not."""
+
+    name: str
     build: Callable[[], nn.Module]
     plan: Plan
-    macs: tuple[float, ...]
+    targets: tuple[Target, ...]
     seeds: tuple[int, ...]
 
 
@@ -75,7 +92,7 @@ class Bench:
     data: Split
     journal: Journal
     small: Setting
-    large: Setting
+    large: dict[str, Setting]
 
     @property
     def example(self) -> Tensor:
@@ -104,7 +121,7 @@ class Bench:
 
         def first() -> dict[str, Any]:
             model = start()
-            return {"before": self.scores(model), "costs": costs(model, (self.example,), latency=True).to_dict()}
+            return {"before": self.scores(model), "costs": costs(model, (self.example,)).to_dict()}
 
         def last() -> dict[str, float]:
             model, plan = start(), setting.plan
@@ -125,63 +142,82 @@ class Bench:
         """Percent of correct predictions."""
         return {"validation": accuracy(model, self.data.validation), "test": accuracy(model, self.data.test)}
 
-    def control(self, name: str, setting: Setting, seed: int) -> dict[str, Any]:
+    def control(self, setting: Setting, seed: int) -> dict[str, Any]:
         """The unpruned network, fine-tuned equally long."""
-        return self.tuned(f"{name} control {seed}", setting, seed, setting.build)
+        return self.tuned(f"{setting.name} control {seed}", setting, seed, setting.build)
+
+    def pruned(self, setting: Setting, config: PruneChannels, seed: int) -> nn.Module:
+        """The network of a setting without what the config says, not fine-tuned."""
+        return self.prune(setting.build(), dataclasses.replace(config, seed=seed), seed).finalize()
 
 
-def large(bench: Bench) -> dict[str, Any]:
-    """ResNet-56 at each target: criterion and scope by validation accuracy before fine-tuning."""
-    setting, rows = bench.large, []
-    for macs in setting.macs:
-
-        def choices(macs: float = macs) -> dict[str, float]:
-            found = {}
-            for criterion in ("l1", "taylor"):
-                for scope in SCOPES:
-                    config = PruneChannels(macs=macs, criterion=criterion, scope=scope, match=FILTERS)
-                    pruned = bench.prune(setting.build(), config, 0)
-                    found[f"{criterion} {scope}"] = accuracy(pruned.model, bench.data.validation)
-            return found
-
-        found = bench.journal.once(f"large choices {macs}", choices)
-        criterion, scope = max(found, key=lambda name: found[name]).split()
+def large(name: str, bench: Bench) -> dict[str, Any]:
+    """A network at each target, as the config that is best before fine-tuning has it."""
+    setting, rows = bench.large[name], []
+    for target in setting.targets:
+        found = _choices(bench, setting, target)
+        choice = max(found, key=lambda name: found[name])
         for seed in setting.seeds:
-            start = functools.partial(_pruned_model, bench, setting, macs, criterion, seed, scope)
-            control = bench.control("large", setting, seed)
-            row = bench.tuned(f"large {macs} {criterion} {scope} {seed}", setting, seed, start)
+            start = functools.partial(bench.pruned, setting, target.configs[choice], seed)
+            control = bench.control(setting, seed)
+            row = bench.tuned(f"{name} {target.left} {choice} {seed}", setting, seed, start)
+            left = {key: row["costs"][key] / control["costs"][key] for key in ("macs", "parameters")}
+            lost = control["after"]["test"] - row["after"]["test"]
             rows.append(
-                {
-                    "macs": row["costs"]["macs"] / control["costs"]["macs"],
-                    "latency": row["costs"]["latency"] / control["costs"]["latency"],
-                    "parameters": row["costs"]["parameters"] / control["costs"]["parameters"],
-                    "choice": f"{criterion} {scope}",
-                    "choices": found,
-                    "seed": seed,
-                    "pruned": row,
-                    "control": control,
-                    "lost": control["after"]["test"] - row["after"]["test"],
-                }
+                {"asked": target.left, "left": left, "choice": choice, "choices": found, "seed": seed}
+                | {"pruned": row, "control": control, "lost": lost}
             )
     return {"plan": dataclasses.asdict(setting.plan), "rows": rows}
 
 
-def _pruned_model(bench: Bench, setting: Setting, macs: float, criterion: str, seed: int, scope: str) -> nn.Module:
-    config = PruneChannels(macs=macs, criterion=criterion, scope=scope, match=FILTERS, seed=seed)
-    return bench.prune(setting.build(), config, seed).finalize()
+def _choices(bench: Bench, setting: Setting, target: Target) -> dict[str, float]:
+    """Validation accuracy, before fine-tuning, of every config that gets to the target."""
+    full = costs(setting.build(), (bench.example,))
+
+    def judged() -> dict[str, float]:
+        found = {}
+        for name, config in target.configs.items():
+            model = bench.pruned(setting, config, 0)
+            small = costs(model, (bench.example,))
+            if all(getattr(small, key) <= left * getattr(full, key) for key, left in target.left.items()):
+                found[name] = accuracy(model, bench.data.validation)
+        return found
+
+    return bench.journal.once(f"{setting.name} choices {target.left}", judged)
+
+
+def latency(bench: Bench) -> dict[str, Any]:
+    """Seconds of one image on one thread, the networks in turn: medians, and their shares of the unpruned one's."""
+    rows = []
+    for name, setting in bench.large.items():
+        models: dict[str, nn.Module] = {"unpruned": setting.build()}
+        for target in setting.targets:
+            found = _choices(bench, setting, target)
+            choice = max(found, key=lambda name: found[name])
+            models[str(target.left)] = bench.pruned(setting, target.configs[choice], 0)
+        macs = {label: costs(model, (bench.example,)).macs for label, model in models.items()}
+        seconds: dict[str, list[float]] = {label: [] for label in models}
+        for _ in range(TURNS):
+            for label, model in models.items():
+                seconds[label].append(measure_latency(model, (bench.example,), runs=5))
+        medians = {label: statistics.median(times) for label, times in seconds.items()}
+        for label in models:
+            share, left = medians[label] / medians["unpruned"], macs[label] / macs["unpruned"]
+            rows.append({"network": name, "left": label, "seconds": medians[label], "latency": share, "macs": left})
+    return {"rows": rows}
 
 
 def criteria(bench: Bench) -> dict[str, Any]:
     """One row a criterion and target: accuracy before and after fine-tuning, over the seeds."""
     setting, rows = bench.small, []
-    controls = [bench.control("small", setting, seed) for seed in setting.seeds]
-    for macs in setting.macs:
-        for criterion in CRITERIA:
+    controls = [bench.control(setting, seed) for seed in setting.seeds]
+    for target in setting.targets:
+        for criterion, config in target.configs.items():
             scored = []
             for seed in setting.seeds:
-                start = functools.partial(_pruned_model, bench, setting, macs, criterion, seed, "group")
-                scored.append(bench.tuned(f"criteria {macs} {criterion} {seed}", setting, seed, start))
-            rows.append({"macs": macs, "criterion": criterion, **_summaries(scored)})
+                start = functools.partial(bench.pruned, setting, config, seed)
+                scored.append(bench.tuned(f"criteria {target.left} {criterion} {seed}", setting, seed, start))
+            rows.append({"asked": target.left, "criterion": criterion, **_summaries(scored)})
     return {"plan": dataclasses.asdict(setting.plan), "control": _summaries(controls), "rows": rows}
 
 
@@ -258,29 +294,26 @@ def _summaries(scored: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def show(part: str, result: dict[str, Any]) -> None:
     """Prints what a part found."""
     print(f"\n{part}")
-    if part == "large":
-        for row in result["rows"]:
-            sizes = f"MACs {row['macs']:.3f}, parameters {row['parameters']:.3f}, latency {row['latency']:.3f}"
-            scores = f"{row['pruned']['before']['test']:.2f} -> {row['pruned']['after']['test']:.2f}"
-            print(f"{row['choice']:14} {sizes}: {scores}, control {row['control']['after']['test']:.2f}")
-        return
     if part == "sensitivity":
         for criterion, found in result.items():
             print(f"{criterion}, {found['reference']:.2f} unpruned")
             for layer in found["layers"]:
                 print(f"{layer['name']:26} " + " ".join(f"{metric:6.2f}" for _, metric in layer["points"]))
         return
-    rows = list(result["rows"])
-    if "control" in result:
-        rows.insert(0, {"criterion": "unpruned", "macs": 1.0, **result["control"]})
-    for row in rows:
-        name = row.get("criterion") or row["order"]
-        scores = [
-            f"{when} {row[when]['test']['mean']:.2f} ± {row[when]['test']['std']:.2f}"
-            for when in ("before", "after")
-            if when in row
-        ]
-        print(f"{name:15} {row.get('macs', '')!s:5} {'  '.join(scores)}")
+    for row in [*([{"criterion": "unpruned", **result["control"]}] if "control" in result else []), *result["rows"]]:
+        print(_line(row))
+
+
+def _line(row: dict[str, Any]) -> str:
+    if "seconds" in row:
+        return f"{row['network']:9} {row['left']:34} MACs {row['macs']:.3f}, latency {row['latency']:.3f}"
+    if "lost" in row:
+        sizes = f"MACs {row['left']['macs']:.3f}, parameters {row['left']['parameters']:.3f}"
+        scores = f"{row['pruned']['before']['test']:.2f} -> {row['pruned']['after']['test']:.2f}"
+        return f"{row['choice']:14} {sizes}: {scores}, control {row['control']['after']['test']:.2f}"
+    scored = [(when, row[when]["test"]) for when in ("before", "after") if when in row]
+    scores = "  ".join(f"{when} {test['mean']:.2f} ± {test['std']:.2f}" for when, test in scored)
+    return f"{row.get('criterion') or row['order']:15} {row.get('asked', '')!s:14} {scores}"
 
 
 def cifar() -> Bench | None:
@@ -290,11 +323,29 @@ def cifar() -> Bench | None:
     if test is None or "ResNet-20" not in found or "ResNet-56" not in found:
         return None
     train, validation = divided(cifar10_train(range(50_000)), VALIDATION)
-    small = Setting(found["ResNet-20"].build, Plan(1, 0.02, 128, "sgd", 5e-4, augment=True), (0.7, 0.5), SEEDS)
-    plan = Plan(4, 0.02, 128, "sgd", 5e-4, augment=True, distilled=0.5)
-    large = Setting(found["ResNet-56"].build, plan, (0.73, 0.5), (0,))
-    described = [dataclasses.asdict(setting) | {"build": ""} for setting in (small, large)]
-    return Bench(Split(train, validation, test), Journal("filters", described), small, large)
+    plan = Plan(0.5, 0.01, 128, "sgd", 5e-4, augment=True)
+    small = Setting("ResNet-20", found["ResNet-20"].build, plan, (_half(CRITERIA),), SEEDS)
+    plan = Plan(1, 0.01, 128, "sgd", 5e-4, augment=True, distilled=0.5)
+    targets = tuple(Target({"macs": macs}, _configs({"macs": macs}, FILTERS)) for macs in (0.73, 0.5))
+    large = {"resnet56": Setting("ResNet-56", found["ResNet-56"].build, plan, targets, (0,))}
+    halved = {name: PruneChannels(VGG_RATIO, criterion=name, match=VGG_FILTERS) for name in ("l1", "taylor")}
+    target = Target({"macs": 0.66, "parameters": 0.36}, halved | _configs({"parameters": 0.36}, ("features.*",)))
+    large["vgg16"] = Setting("VGG-16", functools.partial(trained, train), plan, (target,), (0,))
+    plans = [dataclasses.asdict(setting.plan) for setting in (small, *large.values())]
+    return Bench(Split(train, validation, test), Journal("filters", plans), small, large)
+
+
+def _half(criteria: Sequence[str]) -> Target:
+    configs = {name: PruneChannels(macs=0.5, criterion=name, match=FILTERS) for name in criteria}
+    return Target({"macs": 0.5}, configs)
+
+
+def _configs(left: dict[str, float], match: tuple[str, ...]) -> dict[str, PruneChannels]:
+    return {
+        f"{criterion} {scope}": PruneChannels(**left, criterion=criterion, scope=scope, match=match)
+        for criterion in ("l1", "taylor")
+        for scope in ("group", "global")
+    }
 
 
 def tiny() -> Bench:
@@ -303,15 +354,17 @@ def tiny() -> Bench:
     data = Split(*((images.expand(-1, 3, -1, -1), labels) for images, labels in dataclasses.astuple(parts)))
     plan = Plan(1, 0.05, 64, "sgd", 5e-4)
     model = fit(seeded(functools.partial(ResNetCifar, 1), 0), data.train, plan, 0)
-    setting = Setting(lambda: copy.deepcopy(model), plan, (0.7,), (0,))
-    return Bench(data, Journal("filters-short", time.time()), setting, setting)
+    setting = Setting("ResNet-8", lambda: copy.deepcopy(model), plan, (_half(CRITERIA[:3]),), (0,))
+    return Bench(data, Journal("filters-short", time.time()), setting, {"resnet56": setting})
 
 
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "criteria": criteria,
     "order": order,
     "sensitivity": curves,
-    "large": large,
+    "resnet56": functools.partial(large, "resnet56"),
+    "vgg16": functools.partial(large, "vgg16"),
+    "latency": latency,
 }
 
 
@@ -332,12 +385,13 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []])
     options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
     bench = tiny() if options.short else cifar()
     if bench is None:
         return
     path = RESULTS / "filters.json"
     results = json.loads(path.read_text()) if path.exists() and not options.short else {}
-    for part in options.parts or PARTS:
+    for part in options.parts or (part for part in PARTS if part not in NETWORKS or part in bench.large):
         results[part] = PARTS[part](bench)
         show(part, results[part])
         if not options.short:
