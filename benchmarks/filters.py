@@ -323,9 +323,9 @@ def cifar() -> Bench | None:
     if test is None or "ResNet-20" not in found or "ResNet-56" not in found:
         return None
     train, validation = divided(cifar10_train(range(50_000)), VALIDATION)
-    plan = Plan(0.5, 0.01, 128, "sgd", 5e-4, augment=True)
+    plan = Plan(0.25, 0.01, 128, "sgd", 5e-4, augment=True)
     small = Setting("ResNet-20", found["ResNet-20"].build, plan, (_half(CRITERIA),), SEEDS)
-    plan = Plan(1, 0.01, 128, "sgd", 5e-4, augment=True, distilled=0.5)
+    plan = Plan(1, 0.01, 128, "sgd", 5e-4, augment=True)
     targets = tuple(Target({"macs": macs}, _configs({"macs": macs}, FILTERS)) for macs in (0.73, 0.5))
     large = {"resnet56": Setting("ResNet-56", found["ResNet-56"].build, plan, targets, (0,))}
     halved = {name: PruneChannels(VGG_RATIO, criterion=name, match=VGG_FILTERS) for name in ("l1", "taylor")}
