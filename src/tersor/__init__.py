@@ -13,7 +13,7 @@ from tersor.diagnosis import Diagnosis, diagnose
 from tersor.errors import TersorError, TersorWarning
 from tersor.model import CompressedModel
 from tersor.posttraining import Calibrate
-from tersor.pruning import Prune
+from tersor.pruning import Prune, Regrow
 from tersor.pruning.schedules import Schedule
 from tersor.quantization import Binarize, Cast, FixedPoint, Lossless, Palettize, Quantize, Ternarize
 from tersor.recipe import Recipe, Rule
@@ -25,7 +25,6 @@ from tersor.shrinking import (
     LayerByLayer,
     PruneChannels,
     Pruned,
-    Regrow,
     finalize,
     lottery,
     prune,
