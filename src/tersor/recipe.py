@@ -9,18 +9,24 @@ As YAML (or JSON), a list of rules:
     - match: ["classifier.0.weight", "classifier.3.weight"]
       palettize: {bits: 4}
       shared: true
+    - match: "features.*"
+      prune_channels: {macs: 0.5}
 
 A pattern is a shell pattern (`*`, `?`, `[...]`) on the tensor's whole name. Among the rules that match a tensor
 the last one that prunes decides how it is pruned, and the last one that sets a representation decides that.
 Lossy techniques apply to weights: floating-point tensors of two or more dimensions. Other tensors (biases, norms,
 integers) stay lossless unless a rule names them exactly, without a pattern.
+
+Rules of channels and blocks are for whole networks, so that `tersor.prune` alone follows them. Their patterns select
+the groups that lose channels, by the tensors that compute these, and the blocks that may go, by all of their
+parameters. The last rule that matches a group or a block decides.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -29,8 +35,11 @@ import torch
 
 from tersor.errors import InputError, MissingExtraError, UsageError
 from tersor.layers import matrix_shape
-from tersor.pruning import Prune
+from tersor.pruning import Prune, PruneBlocks, PruneChannels
 from tersor.quantization import REPRESENTATIONS, Lossless, Palettize, Quantize, RepresentationConfig
+
+REMOVALS: dict[str, type[PruneChannels | PruneBlocks]] = {"channels": PruneChannels, "blocks": PruneBlocks}
+"""The fields of a rule that make networks smaller, and what they take."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,7 @@ class Rule:
     match: one pattern or several. prune, representation: None leaves that to earlier rules.
     shared: the matching tensors share one codebook (`Palettize` only).
     max_row: leaves out tensors with more weights a row (output channel) than this; None takes all.
+    channels, blocks: what is removed of the network; the rule's patterns stand for their `match`.
     """
 
     match: str | tuple[str, ...]
@@ -47,11 +57,13 @@ class Rule:
     prune: Prune | None = None
     shared: bool = False
     max_row: int | None = None
+    channels: PruneChannels | None = None
+    blocks: PruneBlocks | None = None
 
     def __post_init__(self) -> None:
         if not self.patterns or not all(isinstance(p, str) and p for p in self.patterns):
             raise UsageError(f"a rule needs a pattern of tensor names to match, got {self.match!r}")
-        if self.representation is None and self.prune is None:
+        if all(part is None for part in (self.representation, self.prune, self.channels, self.blocks)):
             raise UsageError(f"the rule for {self.match!r} does nothing; give it a representation or prune")
         if self.representation is not None and not isinstance(self.representation, RepresentationConfig):
             raise UsageError(
@@ -64,6 +76,26 @@ class Rule:
             raise UsageError(f"the rule for {self.match!r}: only palettize can be shared between tensors")
         if self.max_row is not None and (not isinstance(self.max_row, int) or self.max_row < 1):
             raise UsageError(f"the rule for {self.match!r}: max_row must be a positive integer, got {self.max_row!r}")
+        self._check_removals()
+
+    def _check_removals(self) -> None:
+        for field, kind in REMOVALS.items():
+            value = getattr(self, field)
+            if value is None:
+                continue
+            if not isinstance(value, kind):
+                raise UsageError(f"the rule for {self.match!r}: {field} takes {kind.__name__}, got {value!r}")
+            if value.match != ("*",):
+                raise UsageError(f"the rule for {self.match!r} gives {field} another match; the rule's own says which")
+            if self.max_row is not None:
+                raise UsageError(f"the rule for {self.match!r}: max_row is for tensors; give {field} another rule")
+            replace(value, match=self.patterns)  # blocks by name take no patterns
+
+    @property
+    def removals(self) -> tuple[PruneBlocks | PruneChannels, ...]:
+        """What the rule removes of networks, blocks first, with the rule's patterns as their `match`."""
+        found = [value for value in (self.blocks, self.channels) if value is not None]
+        return tuple(value if self.patterns == ("*",) else replace(value, match=self.patterns) for value in found)
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -82,6 +114,10 @@ class Rule:
         for config in (self.prune, self.representation):
             if config is not None:
                 out[config.name] = {key: value for key, value in config.to_dict().items() if key != "name"}
+        for removal in (self.blocks, self.channels):
+            if removal is not None:
+                own = removal.to_dict()
+                out[removal.name] = {key: value for key, value in own.items() if key not in ("name", "match")}
         if self.shared:
             out["shared"] = True
         return out if self.max_row is None else {**out, "max_row": self.max_row}
@@ -94,6 +130,8 @@ class Rule:
         match = data["match"]
         representation: RepresentationConfig | None = None
         prune: Prune | None = None
+        removals: dict[str, Any] = {}
+        fields = {kind.name: field for field, kind in REMOVALS.items()}
         for key, value in data.items():
             if key in ("match", "shared", "max_row"):
                 continue
@@ -102,15 +140,18 @@ class Rule:
                 raise UsageError(f"the rule for {match!r}: options of {key!r} must be a mapping, got {value!r}")
             if key == Prune.name:
                 prune = Prune.from_dict(options)
+            elif key in fields:
+                removals[fields[key]] = REMOVALS[fields[key]].from_dict(options)
             elif key not in REPRESENTATIONS:
-                known = ", ".join(["match", "shared", "max_row", Prune.name, *REPRESENTATIONS])
+                known = ", ".join(["match", "shared", "max_row", Prune.name, *fields, *REPRESENTATIONS])
                 raise UsageError(f"the rule for {match!r}: unknown key {key!r}; known are {known}")
             elif representation is not None:
                 raise UsageError(f"the rule for {match!r} sets two representations; keep one")
             else:
                 representation = REPRESENTATIONS[key].from_dict(options)
         patterns = match if isinstance(match, str) else tuple(match)
-        return cls(patterns, representation, prune, data.get("shared", False) is True, data.get("max_row"))
+        shared = data.get("shared", False) is True
+        return cls(patterns, representation, prune, shared, data.get("max_row"), **removals)
 
 
 @dataclass(frozen=True)
@@ -163,10 +204,7 @@ class Recipe:
 
     def plan(self, tensors: Sequence[TensorKey]) -> dict[str, Treatment]:
         """What to do with each tensor, by name. UsageError for a pattern that matches nothing."""
-        for rule in self.rules:
-            for pattern in rule.patterns:
-                if pattern != "*" and not any(fnmatchcase(tensor.name, pattern) for tensor in tensors):
-                    raise UsageError(_no_match(pattern, tensors))
+        check_patterns([pattern for rule in self.rules for pattern in rule.patterns], [t.name for t in tensors])
         return {tensor.name: self._treatment(tensor) for tensor in tensors}
 
     def _treatment(self, tensor: TensorKey) -> Treatment:
@@ -183,6 +221,11 @@ class Recipe:
                 representation = rule.representation
                 share = number if rule.shared else None
         return Treatment(representation, prune, share)
+
+    @property
+    def removals(self) -> tuple[Rule, ...]:
+        """The rules that remove channels or blocks, in order."""
+        return tuple(rule for rule in self.rules if rule.removals)
 
     def to_list(self) -> list[dict[str, Any]]:
         """As a list of mappings for JSON or YAML."""
@@ -225,9 +268,13 @@ def _parse(text: str, name: str) -> Any:
         raise UsageError(f"not valid YAML ({error})") from error
 
 
-def _no_match(pattern: str, tensors: Sequence[TensorKey]) -> str:
+def check_patterns(patterns: Iterable[str], names: Sequence[str]) -> None:
+    """UsageError, with what is near, for the first pattern other than "*" that matches none of the tensors' names."""
     from difflib import get_close_matches
 
-    near = get_close_matches(pattern, [tensor.name for tensor in tensors], n=3, cutoff=0.5)
-    hint = f"; did you mean {', '.join(near)}?" if near else "; `tersor inspect` lists the names of a .tsr file"
-    return f"the pattern {pattern!r} matches none of the {len(tensors)} tensors{hint}"
+    for pattern in patterns:
+        if pattern == "*" or any(fnmatchcase(name, pattern) for name in names):
+            continue
+        near = get_close_matches(pattern, names, n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; `tersor inspect` lists the names of a .tsr file"
+        raise UsageError(f"the pattern {pattern!r} matches none of the {len(names)} tensors{hint}")

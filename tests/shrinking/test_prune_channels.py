@@ -9,8 +9,9 @@ from torch import nn
 import tersor
 from tersor import Prune, TersorWarning
 from tersor.errors import StructureError, TersorError, UsageError
+from tersor.pruning import PruneChannels
 from tersor.shrinking.holding import masks_of
-from tersor.shrinking.options import Iterative, LayerByLayer, PruneChannels
+from tersor.shrinking.options import Iterative, LayerByLayer
 from tersor.shrinking.prune import prune
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tersor.shrinking.options import Iterative, LayerByLayer, PruneChannels
+from tersor.pruning import PruneChannels
+from tersor.shrinking.options import Iterative, LayerByLayer
 from tersor.shrinking.selection import eligible, numbers_left, select, share_that_meets
 from tersor.structure.groups import Group, Member
 

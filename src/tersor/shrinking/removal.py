@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from tersor.costs import count_macs, macs_by_module
 from tersor.errors import StructureError, UsageError
+from tersor.pruning import PruneChannels
 from tersor.shrinking.channels import normalised
-from tersor.shrinking.options import PruneChannels
 from tersor.shrinking.selection import Selected, eligible, numbers_left, select, share_that_meets
 from tersor.structure.cuts import selected_cuts
 from tersor.structure.groups import Group, Groups, Selection, find_groups
@@ -27,10 +27,9 @@ _CORRECTIONS = 4
 class Origin:
     """A network before pruning began: what shares are shares of.
 
-    units: of each group; macs: of one call; parameters: numbers in all of them.
+    macs: of one call; parameters: numbers in all of them.
     """
 
-    units: Mapping[str, int]
     macs: int
     parameters: int
 
@@ -46,14 +45,14 @@ class Followed:
 
 @dataclass(frozen=True)
 class Removed:
-    """What is left. masks: of weights that are pruned, cut with them. units: of groups that lost some, what they have.
+    """What is left. masks: of weights that are pruned, cut with them. notes: where less was removed than asked for.
 
-    notes: where less was removed than asked for.
+    units: of groups that lost some, what they had before pruning began and what they have.
     """
 
     model: nn.Module
     masks: dict[str, Tensor]
-    units: dict[str, int]
+    units: dict[str, tuple[int, int]]
     notes: tuple[str, ...]
 
 
@@ -62,16 +61,21 @@ def follow(
     options: PruneChannels,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
+    *,
+    but: Sequence[str] = (),
     only: Collection[str] | None = None,
 ) -> Followed:
-    """The groups of `model`. only: names of groups that may lose units.
+    """The groups of `model`. but: patterns of those that other rules decide on. only: names of groups that may lose
+    units. These two may leave no candidates.
 
-    StructureError, with what is frozen and why, where none may; errors of `trace` where the network cannot be followed.
+    StructureError, with what is frozen and why, where none may by the options; errors of `trace` where the network
+    cannot be followed.
     """
     found = trace(model, tuple(args), dict(kwargs))
     groups = find_groups(found)
-    candidates = [group for group in eligible(groups.groups, options) if only is None or group.name in only]
-    if not candidates:
+    named = eligible(groups.groups, options)
+    candidates = [group for group in eligible(named, options, but) if only is None or group.name in only]
+    if not named:
         left = sum(group.normalised for group in groups.groups)
         reasons = "; ".join(f"{frozen.tensor}: {frozen.reason}" for frozen in groups.frozen[:5])
         raise StructureError(
@@ -81,13 +85,30 @@ def follow(
     return Followed(found, groups, tuple(candidates))
 
 
-def origin_of(model: nn.Module, followed: Followed) -> Origin:
-    """What `model` has."""
-    return Origin(
-        {group.name: group.units for group in followed.groups.groups},
-        count_macs(model, followed.trace.args, followed.trace.kwargs),
-        sum(parameter.numel() for parameter in model.parameters()),
-    )
+def origin_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Origin:
+    """What `model` has, which holds no masks."""
+    return Origin(count_macs(model, args, kwargs), sum(parameter.numel() for parameter in model.parameters()))
+
+
+def units_before(groups: Sequence[Group], first: Sequence[Group]) -> dict[str, int]:
+    """How many units each of the groups had among the `first` ones of the network, before pruning began.
+
+    Where blocks were dropped in between, groups are named otherwise: those are known by a dimension of a tensor that
+    is in one group alone.
+    """
+    names = {group.name: group.units for group in first}
+    places: dict[tuple[str, int], set[str]] = {}
+    for group in first:
+        for member in group.members:
+            places.setdefault((member.tensor, member.dim), set()).add(group.name)
+
+    def of(group: Group) -> int:
+        if group.name in names:
+            return names[group.name]
+        alone = [places.get((member.tensor, member.dim), set()) for member in group.members]
+        return next((names[name] for owners in alone if len(owners) == 1 for name in owners), group.units)
+
+    return {group.name: of(group) for group in groups}
 
 
 def remove_channels(
@@ -97,18 +118,20 @@ def remove_channels(
     followed: Followed,
     share: float,
     origin: Origin,
+    before: Mapping[str, int],
     scores: Mapping[str, Tensor],
 ) -> Removed:
     """A smaller copy of `model` of which `share` of the target is left: of units, MACs or parameters of `origin`.
 
-    model: without parametrizations that hold masks; `masks` are those that it had.
+    model: without parametrizations that hold masks; `masks` are those that it had. before: units of each group before
+        pruning began.
     UsageError where even the smallest network that the options allow is above the target of MACs or parameters.
     """
     by_macs = options.macs is not None or (options.scope == "global" and options.balance == "macs")
     estimate = _Estimate.of(model, followed) if by_macs else None
     if options.scope == "global":
         scores = _balanced(followed, scores, options, estimate)
-    removal = _Removal(model, masks, options, followed, origin, scores)
+    removal = _Removal(model, masks, options, followed, origin, before, scores)
     if options.ratio is not None:
         return removal.shrunk(share)
     if options.parameters is not None:
@@ -139,11 +162,12 @@ class _Removal:
     options: PruneChannels
     followed: Followed
     origin: Origin
+    before: Mapping[str, int]
     scores: Mapping[str, Tensor]
 
     def selected(self, share: float) -> Selected:
         """The units that go so that `share` is left."""
-        return select(self.followed.candidates, self.scores, share, self.options, self.origin.units)
+        return select(self.followed.candidates, self.scores, share, self.options, self.before)
 
     def shrunk(self, share: float) -> Removed:
         """The network without them."""
@@ -158,7 +182,7 @@ class _Removal:
         else:
             smaller = shrink(self.model, selection, followed.groups, followed.trace)
         sizes = {group.name: group.units for group in followed.candidates}
-        units = {name: sizes[name] - len(gone) for name, gone in selection.items()}
+        units = {name: (self.before[name], sizes[name] - len(gone)) for name, gone in selection.items()}
         return Removed(smaller, _cut(self.model, self.masks, selection, followed.groups), units, tuple(notes))
 
 

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-from tersor.shrinking.options import PruneChannels
+from tersor.pruning import PruneChannels
 from tersor.structure.groups import Group
 
 _HALVINGS = 40
@@ -28,8 +28,8 @@ class Selected:
     floors: dict[str, int]
 
 
-def eligible(groups: Sequence[Group], options: PruneChannels) -> list[Group]:
-    """The groups that may lose units by `match`, `keep` and `normalised`."""
+def eligible(groups: Sequence[Group], options: PruneChannels, but: Sequence[str] = ()) -> list[Group]:
+    """The groups that may lose units by `match`, `keep` and `normalised`; not those that patterns `but` match, too."""
 
     def named(group: Group, patterns: Sequence[str], roles: Sequence[str]) -> bool:
         names = [member.tensor for member in group.members if member.role in roles]
@@ -40,6 +40,7 @@ def eligible(groups: Sequence[Group], options: PruneChannels) -> list[Group]:
         for group in groups
         if (options.normalised or not group.normalised)
         and (named(group, options.match, ("output",)) or (options.match == ("*",)))
+        and not named(group, but, ("output",))
         and not named(group, options.keep, ("output", "input", "vector"))
     ]
 
