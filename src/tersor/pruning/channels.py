@@ -30,6 +30,8 @@ class PruneChannels(Options):
     keep:       patterns of tensor names: groups with a member of such a name keep all units.
     min_units:  units that every group keeps.
     round_to:   the units left are a multiple of it, rounded up.
+                (Where a network takes the width of its heads from that of their input, groups that keep a share of
+                their own would fail: all keep the same one then, a multiple of one head's, with a TersorWarning.)
     on_failure: what happens to a group whose removal does not give the masked network: "error", or "skip": it keeps
                 all units, with a TersorWarning.
     seed:       of the criterion "random".

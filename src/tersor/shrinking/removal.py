@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from tersor.structure.groups import Group, Groups, Selection, find_groups
 from tersor.structure.surgery import shrink, shrink_where_possible
 from tersor.structure.trace import Trace, trace
 
-_CORRECTIONS = 4
+_CORRECTIONS = 6
 """Trials after which a target of MACs counts as missed: products of activations alone follow no weight's size."""
 
 
@@ -125,6 +126,8 @@ def remove_channels(
 
     model: without parametrizations that hold masks; `masks` are those that it had. before: units of each group before
         pruning began.
+    Where heads fail to go, all groups are tried at the same share, in steps of one head: some networks take the width
+    of heads from that of their input.
     UsageError where even the smallest network that the options allow is above the target of MACs or parameters.
     """
     by_macs = options.macs is not None or (options.scope == "global" and options.balance == "macs")
@@ -132,12 +135,29 @@ def remove_channels(
     if options.scope == "global":
         scores = _balanced(followed, scores, options, estimate)
     removal = _Removal(model, masks, options, followed, origin, before, scores)
-    if options.ratio is not None:
+    skip = options.on_failure == "skip"
+    heads = math.gcd(*(before[group.name] for group in followed.candidates if group.kind == "head"))
+    if heads < 2 or options.scope == "global":
+        return _met(replace(removal, skip=skip), share, estimate)
+    try:
+        return _met(removal, share, estimate)
+    except StructureError as error:
+        try:
+            return _met(replace(removal, parts=heads), share, estimate)
+        except StructureError:
+            if not skip:
+                raise error from None
+    return _met(replace(removal, skip=True), share, estimate)
+
+
+def _met(removal: _Removal, share: float, estimate: _Estimate | None) -> Removed:
+    """The network of which `share` of the target is left."""
+    if removal.options.ratio is not None:
         return removal.shrunk(share)
-    if options.parameters is not None:
-        return _to_parameters(removal, share * origin.parameters)
+    if removal.options.parameters is not None:
+        return _to_parameters(removal, share * removal.origin.parameters)
     assert estimate is not None
-    return _to_macs(removal, share * origin.macs, estimate)
+    return _to_macs(removal, share * removal.origin.macs, estimate)
 
 
 def _balanced(
@@ -155,7 +175,10 @@ def _balanced(
 
 @dataclass(frozen=True)
 class _Removal:
-    """What `remove_channels` was given; its shares are of the units that there were before pruning began."""
+    """What `remove_channels` was given; its shares are of the units that there were before pruning began.
+
+    skip:  leaves groups alone whose removal fails. parts: as of `select`.
+    """
 
     model: nn.Module
     masks: Mapping[str, Tensor]
@@ -164,17 +187,24 @@ class _Removal:
     origin: Origin
     before: Mapping[str, int]
     scores: Mapping[str, Tensor]
+    skip: bool = False
+    parts: int = 1
 
     def selected(self, share: float) -> Selected:
         """The units that go so that `share` is left."""
-        return select(self.followed.candidates, self.scores, share, self.options, self.before)
+        return select(self.followed.candidates, self.scores, share, self.options, self.before, self.parts)
 
     def shrunk(self, share: float) -> Removed:
         """The network without them."""
         followed, selected = self.followed, self.selected(share)
         selection: Selection = selected.removed
         notes = [f"group {name} keeps {count} units: its floor" for name, count in selected.floors.items()]
-        if self.options.on_failure == "skip":
+        if self.parts > 1:
+            notes.append(
+                f"all groups keep the same share, a multiple of 1/{self.parts}: the network takes the width of its "
+                "heads from that of their input"
+            )
+        if self.skip:
             found = shrink_where_possible(self.model, selection, followed.groups, followed.trace)
             smaller = found.model
             notes += [f"group {name} keeps all units: {error}" for name, error in found.skipped.items()]
@@ -218,7 +248,7 @@ def _to_macs(removal: _Removal, target: float, estimate: _Estimate) -> Removed:
         return estimate(removal.selected(share).removed)
 
     aim, least = target, float("inf")
-    for _ in range(_CORRECTIONS):
+    for number in range(_CORRECTIONS):
         share = share_that_meets(macs, aim)
         found = removal.shrunk(share)
         taken = count_macs(found.model, inputs.args, inputs.kwargs)
@@ -227,7 +257,7 @@ def _to_macs(removal: _Removal, target: float, estimate: _Estimate) -> Removed:
         least = min(least, taken)
         if share <= 0:
             break
-        aim -= 1.1 * (taken - target)
+        aim -= 2**number * (taken - target)  # ever farther: sizes are steps
     raise UsageError(
         f"prune_channels: the target of {target:,.0f} multiply-accumulates cannot be met; of "
         f"{removal.origin.macs:,} the smallest network tried takes {least:,.0f}"

@@ -51,16 +51,21 @@ def select(
     share: float,
     options: PruneChannels,
     before: Mapping[str, int] | None = None,
+    parts: int = 1,
 ) -> Selected:
     """The units that go so that `share` of the units is left.
 
     scores: float (units,) of each group, the higher the more worth keeping; of equal ones the first are kept. With
         scope "global" those of different groups are compared as they are.
     before: the units that groups had before pruning began, where that was earlier: what `share` is a share of.
+    parts:  with scope "group", shares are rounded up to multiples of 1 / parts, so that they are the same everywhere.
     """
     sizes = {group.name: (before or {}).get(group.name, group.units) for group in groups}
     if options.scope == "group" or not groups:
-        wanted = {name: round(share * size) for name, size in sizes.items()}
+        even = math.ceil(share * parts - 1e-9)
+        wanted = {
+            name: math.ceil(even * size / parts) if parts > 1 else round(share * size) for name, size in sizes.items()
+        }
     else:
         wanted = _counts_by_worth(groups, scores, round(share * sum(sizes.values())))
     removed, floors = {}, {}
