@@ -47,7 +47,8 @@ from benchmarks.sources import ResNetCifar, cifar10_test, cifar10_train
 from benchmarks.training import Plan, Split, accuracy, divided, fit, seeded, summary
 from benchmarks.vgg import VALIDATION, trained
 from tersor.costs import costs, measure_latency
-from tersor.shrinking import LayerByLayer, PruneChannels, sensitivity
+from tersor.pruning import PruneChannels
+from tersor.shrinking import LayerByLayer, sensitivity
 
 RESULTS = Path(__file__).parent / "results"
 CALIBRATION = 512

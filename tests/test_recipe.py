@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tersor.errors import InputError, UsageError
-from tersor.pruning import Prune
+from tersor.pruning import Prune, PruneBlocks, PruneChannels
 from tersor.quantization import Cast, Lossless, Palettize, Quantize
 from tersor.recipe import Recipe, Rule, TensorKey
 
@@ -64,6 +64,8 @@ def test_recipes_round_trip_through_files(tmp_path, suffix):
             Rule("*", Quantize(bits=5, granularity="group", group_size=32), Prune(density=0.25)),
             Rule(("a.*", "b"), Palettize(bits=3), shared=True),
             Rule("c", prune=Prune(threshold=0.1), max_row=9),
+            Rule("a.*", channels=PruneChannels(macs=0.5, keep=("a.last.*",), criterion="taylor")),
+            Rule(("a.*", "b.*"), Cast("bfloat16"), blocks=PruneBlocks(count=2, criterion="l1")),
         ]
     )
     path = tmp_path / f"recipe.{suffix}"
@@ -99,6 +101,11 @@ def test_yaml_as_documented(tmp_path):
         ("- {match: x, uniform: {}, shared: true}", "only palettize"),
         ("- {match: x, prune: {density: 2}}", "density"),
         ("- {match: x, lossless: {}, max_row: 0}", "max_row"),
+        ("- {match: x, prune_channels: {ratio: 2}}", "ratio"),
+        ("- {match: x, prune_channels: {ratio: 0.5, match: y}}", "another match"),
+        ("- {match: x, prune_channels: {ratio: 0.5}, max_row: 8}", "max_row"),
+        ("- {match: x, prune_blocks: {names: y}}", "names say which"),
+        ("- {match: x, prune_blocks: {}}", "exactly one of names, count, ratio, macs, parameters"),
         ("{{{", "YAML"),
         ("- !!python/object/apply:os.system ['true']", "YAML"),
     ],
@@ -117,6 +124,12 @@ def test_a_missing_recipe_is_an_input_error(tmp_path):
 
 
 def test_configs_in_the_wrong_place_are_usage_errors():
-    for wrong in ({"representation": Prune(density=0.5)}, {"representation": {"bits": 4}}, {"prune": Quantize()}):
+    for wrong in (
+        {"representation": Prune(density=0.5)},
+        {"representation": {"bits": 4}},
+        {"prune": Quantize()},
+        {"channels": Prune(density=0.5)},
+        {"blocks": PruneChannels(ratio=0.5)},
+    ):
         with pytest.raises(UsageError, match="the rule for"):
             Rule("*", **wrong)

@@ -13,7 +13,7 @@ from tersor.diagnosis import Diagnosis, diagnose
 from tersor.errors import TersorError, TersorWarning
 from tersor.model import CompressedModel
 from tersor.posttraining import Calibrate
-from tersor.pruning import Prune, Regrow
+from tersor.pruning import Prune, PruneBlocks, PruneChannels, Regrow
 from tersor.pruning.schedules import Schedule
 from tersor.quantization import Binarize, Cast, FixedPoint, Lossless, Palettize, Quantize, Ternarize
 from tersor.recipe import Recipe, Rule
@@ -24,7 +24,6 @@ from tersor.shrinking import (
     Gradual,
     Iterative,
     LayerByLayer,
-    PruneChannels,
     Pruned,
     finalize,
     lottery,
@@ -48,6 +47,7 @@ __all__ = [
     "Lossless",
     "Palettize",
     "Prune",
+    "PruneBlocks",
     "PruneChannels",
     "Pruned",
     "Quantize",

@@ -28,6 +28,7 @@ from tersor.quantization import Quantize
 from tersor.recipe import Recipe, Rule
 from tersor.shrinking.holding import finalized
 from tersor.structure.carried import attachments_of
+from tersor.structure.stored import stored_manifest
 from tersor.uncalibrated import compress_weights
 from tersor.work import Work, identity_of
 
@@ -64,6 +65,7 @@ def compress(
         is kept, too: after a change of `evaluate` itself, name another folder.
     progress: called with (stage, done, total) while work that takes long goes on.
     threads: None for one a CPU. The result does not depend on it.
+    Recipes that remove channels or blocks are for `tersor.prune`; here they take what that gave, and do the rest.
     Raises UsageError for contradicting options, patterns that match nothing or a budget that cannot be met, InputError
     for unreadable files, CalibrationError where samples do not fit the model, or `evaluate` fails.
     """
@@ -90,6 +92,7 @@ def compress(
             return _as_source(found, model, checkpoint)
     chosen = choose_recipe(recipe, bits=bits, lossless=lossless)
     with _opened(model) as checkpoint, thread_pool(threads) as executor:
+        _check_removals(chosen, checkpoint)
         entries = tuple(compressed_entries(checkpoint, chosen, executor, progress))
         return _as_source(CompressedModel(entries), model, checkpoint)
 
@@ -108,7 +111,9 @@ def compress_file(
     Returns what was written, and the bytes of the source. progress: of tensors, in bytes, each by its name.
     """
     with open_checkpoint(source) as checkpoint, thread_pool(threads) as executor:
-        entries = compressed_entries(checkpoint, recipe or Recipe.default(), executor, progress)
+        chosen = recipe or Recipe.default()
+        _check_removals(chosen, checkpoint)
+        entries = compressed_entries(checkpoint, chosen, executor, progress)
         summary = write_tsr(
             target,
             entries,
@@ -181,6 +186,19 @@ def _calibrated(
     )
     curve = None if compressed.curve is None else compressed.curve.grown(beside)
     return replace(compressed, attachments=attachments, curve=curve)
+
+
+def _check_removals(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """UsageError where the recipe removes parts of the network, unless something was removed from it before."""
+    if not recipe.removals:
+        return
+    attachments = checkpoint.info.attachments
+    names = [info.name for info in checkpoint.info.tensors]
+    if not stored_manifest(attachments, lambda name: attachments[name], names):
+        raise UsageError(
+            f"the rule for {recipe.removals[0].match!r} removes parts of the network, which needs the network itself: "
+            "call pruned = tersor.prune(model, recipe, example_inputs=...), then compress pruned.model by the recipe"
+        )
 
 
 def _as_source(

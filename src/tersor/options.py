@@ -62,6 +62,14 @@ class Options:
         if not isinstance(value, bool):
             raise UsageError(f"{self.name}: {option} must be true or false, got {value!r}")
 
+    def check_patterns(self, option: str) -> None:
+        """Makes one pattern of names, or several, a tuple of them. UsageError for anything else."""
+        value = getattr(self, option)
+        patterns = (value,) if isinstance(value, str) else value
+        if not isinstance(patterns, (tuple, list)) or not all(isinstance(each, str) and each for each in patterns):
+            raise UsageError(f"{self.name}: {option} must be patterns of names, got {value!r}")
+        object.__setattr__(self, option, tuple(patterns))
+
     def check_choice(self, option: str, choices: Iterable[str]) -> None:
         """UsageError unless the option is one of `choices`."""
         value = getattr(self, option)

@@ -9,6 +9,8 @@ As YAML (or JSON), a list of rules:
     - match: ["classifier.0.weight", "classifier.3.weight"]
       palettize: {bits: 4}
       shared: true
+    - match: "features.*"
+      prune_channels: {macs: 0.5}
 
 A pattern is a shell pattern (`*`, `?`, `[...]`) on the tensor's whole name. Among the rules that match a tensor
 the last one that prunes decides how it is pruned, and the last one that sets a representation decides that.
@@ -16,12 +18,16 @@ Lossy techniques apply to weights: floating-point tensors of two or more dimensi
 integers) stay lossless unless a rule names them exactly, without a pattern.
 Training (`train`, under the name of its config), `schedule`, `regrow` and quantizers of activations are for training
 loops (`tersor.prepare`); one-shot compression has no use for them.
+
+Rules of channels and blocks are for whole networks, so that `tersor.prune` alone follows them. Their patterns select
+the groups that lose channels, by the tensors that compute these, and the blocks that may go, by all of their
+parameters. The last rule that matches a group or a block decides.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -32,7 +38,7 @@ import torch
 from tersor.errors import InputError, MissingExtraError, UsageError
 from tersor.layers import matrix_shape
 from tersor.options import Options
-from tersor.pruning import Prune, Regrow, Schedule
+from tersor.pruning import Prune, PruneBlocks, PruneChannels, Regrow, Schedule
 from tersor.quantization import REPRESENTATIONS, Lossless, Palettize, Quantize, RepresentationConfig
 from tersor.simulation import ACTIVATIONS, TRAININGS, Activations, Training
 
@@ -43,18 +49,23 @@ _FIELDS: dict[str, tuple[type[Options], str]] = {
     "regrow": (Regrow, "is not Regrow(...)"),
     "train": (Training, "is no kind of training (tersor.simulation.TRAININGS)"),
     "activations": (Activations, "is no quantizer of activations (tersor.simulation.ACTIVATIONS)"),
+    "channels": (PruneChannels, "is not PruneChannels(...)"),
+    "blocks": (PruneBlocks, "is not PruneBlocks(...)"),
 }
 """Field of a rule -> the base of its configs, and what is said of anything else."""
 
 
 def _configs() -> dict[str, tuple[str, type[Options]]]:
     """Key in YAML -> field of a rule, and its config."""
-    found: dict[str, tuple[str, type[Options]]] = {
-        config.name: (field, config) for field, config in (("prune", Prune), ("schedule", Schedule), ("regrow", Regrow))
-    }
+    single = ("prune", "schedule", "regrow", "channels", "blocks")
+    found = {_FIELDS[field][0].name: (field, _FIELDS[field][0]) for field in single}
     for field, known in (("representation", REPRESENTATIONS), ("train", TRAININGS), ("activations", ACTIVATIONS)):
         found.update({name: (field, config) for name, config in known.items()})
     return found
+
+
+_REMOVALS = ("channels", "blocks")
+"""The fields of a rule that make networks smaller."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ class Rule:
     train: how the representation is trained. A rule that sets a representation without it asks for that
              representation's default training (`tersor.simulation.DEFAULTS`).
     activations: how the inputs of the layers whose weights match are quantized.
+    channels, blocks: what is removed of the network; the rule's patterns stand for their `match`.
     """
 
     match: str | tuple[str, ...]
@@ -80,11 +92,13 @@ class Rule:
     regrow: Regrow | None = None
     train: Training | None = None
     activations: Activations | None = None
+    channels: PruneChannels | None = None
+    blocks: PruneBlocks | None = None
 
     def __post_init__(self) -> None:
         if not self.patterns or not all(isinstance(p, str) and p for p in self.patterns):
             raise UsageError(f"a rule needs a pattern of tensor names to match, got {self.match!r}")
-        if not any((self.representation, self.prune, self.train, self.activations)):
+        if not any((self.representation, self.prune, self.train, self.activations, self.channels, self.blocks)):
             raise UsageError(f"the rule for {self.match!r} does nothing; give it a representation or prune")
         for field, (base, fault) in _FIELDS.items():
             value = getattr(self, field)
@@ -102,6 +116,24 @@ class Rule:
             )
         if self.max_row is not None and (not isinstance(self.max_row, int) or self.max_row < 1):
             raise UsageError(f"the rule for {self.match!r}: max_row must be a positive integer, got {self.max_row!r}")
+        self._check_removals()
+
+    def _check_removals(self) -> None:
+        for field in _REMOVALS:
+            value = getattr(self, field)
+            if value is None:
+                continue
+            if value.match != ("*",):
+                raise UsageError(f"the rule for {self.match!r} gives {field} another match; the rule's own says which")
+            if self.max_row is not None:
+                raise UsageError(f"the rule for {self.match!r}: max_row is for tensors; give {field} another rule")
+            replace(value, match=self.patterns)  # blocks by name take no patterns
+
+    @property
+    def removals(self) -> tuple[PruneBlocks | PruneChannels, ...]:
+        """What the rule removes of networks, blocks first, with the rule's patterns as their `match`."""
+        found = [value for value in (self.blocks, self.channels) if value is not None]
+        return tuple(value if self.patterns == ("*",) else replace(value, match=self.patterns) for value in found)
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -121,6 +153,10 @@ class Rule:
             config = getattr(self, field)
             if config is not None:
                 out[config.name] = {key: value for key, value in config.to_dict().items() if key != "name"}
+        for removal in (self.blocks, self.channels):
+            if removal is not None:
+                own = removal.to_dict()
+                out[removal.name] = {key: value for key, value in own.items() if key not in ("name", "match")}
         if self.shared:
             out["shared"] = True
         return out if self.max_row is None else {**out, "max_row": self.max_row}
@@ -210,10 +246,7 @@ class Recipe:
 
     def plan(self, tensors: Sequence[TensorKey]) -> dict[str, Treatment]:
         """What to do with each tensor, by name. UsageError for a pattern that matches nothing."""
-        for rule in self.rules:
-            for pattern in rule.patterns:
-                if pattern != "*" and not any(fnmatchcase(tensor.name, pattern) for tensor in tensors):
-                    raise UsageError(_no_match(pattern, tensors))
+        check_patterns([pattern for rule in self.rules for pattern in rule.patterns], [t.name for t in tensors])
         return {tensor.name: self._treatment(tensor) for tensor in tensors}
 
     def _treatment(self, tensor: TensorKey) -> Treatment:
@@ -234,6 +267,11 @@ class Recipe:
             if rule.activations is not None:
                 found = replace(found, activations=rule.activations)
         return found
+
+    @property
+    def removals(self) -> tuple[Rule, ...]:
+        """The rules that remove channels or blocks, in order."""
+        return tuple(rule for rule in self.rules if rule.removals)
 
     def to_list(self) -> list[dict[str, Any]]:
         """As a list of mappings for JSON or YAML."""
@@ -276,9 +314,13 @@ def _parse(text: str, name: str) -> Any:
         raise UsageError(f"not valid YAML ({error})") from error
 
 
-def _no_match(pattern: str, tensors: Sequence[TensorKey]) -> str:
+def check_patterns(patterns: Iterable[str], names: Sequence[str]) -> None:
+    """UsageError, with what is near, for the first pattern other than "*" that matches none of the tensors' names."""
     from difflib import get_close_matches
 
-    near = get_close_matches(pattern, [tensor.name for tensor in tensors], n=3, cutoff=0.5)
-    hint = f"; did you mean {', '.join(near)}?" if near else "; `tersor inspect` lists the names of a .tsr file"
-    return f"the pattern {pattern!r} matches none of the {len(tensors)} tensors{hint}"
+    for pattern in patterns:
+        if pattern == "*" or any(fnmatchcase(name, pattern) for name in names):
+            continue
+        near = get_close_matches(pattern, names, n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; `tersor inspect` lists the names of a .tsr file"
+        raise UsageError(f"the pattern {pattern!r} matches none of the {len(names)} tensors{hint}")

@@ -9,9 +9,11 @@ from torch import nn
 import tersor
 from tersor import Prune, TersorWarning
 from tersor.errors import StructureError, TersorError, UsageError
+from tersor.pruning import PruneChannels
 from tersor.shrinking.holding import masks_of
-from tersor.shrinking.options import Iterative, LayerByLayer, PruneChannels
+from tersor.shrinking.options import Iterative, LayerByLayer
 from tersor.shrinking.prune import prune
+from tests.zoo.catalogue import CATALOGUE
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -212,3 +214,13 @@ def test_networks_that_cannot_be_followed():
 
     with pytest.raises(TersorError, match="trace"):
         prune(Branching(), PruneChannels(ratio=0.5), example_inputs=torch.randn(2, 4))
+
+
+def test_heads_as_wide_as_their_input_says():
+    model, (args, _) = CATALOGUE["deit_s"].make()
+    with pytest.warns(TersorWarning, match="a multiple of 1/4: the network takes the width of its heads"):
+        found = prune(model, PruneChannels(ratio=0.3, normalised=True), example_inputs=args)
+    assert {left / before for before, left in found.units.values()} == {0.75} and len(found.units) == 5
+    assert found.model(*args).shape == (args[0].shape[0], 10)
+    with pytest.raises(StructureError, match="InputSizedAttention"):
+        prune(model, PruneChannels(ratio=0.3, match="blocks.0.attn.qkv.weight"), example_inputs=args)

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tersor.shrinking.options import Iterative, LayerByLayer, PruneChannels
+from tersor.pruning import PruneChannels
+from tersor.shrinking.options import Iterative, LayerByLayer
 from tersor.shrinking.selection import eligible, numbers_left, select, share_that_meets
 from tersor.structure.groups import Group, Member
 
@@ -81,3 +82,11 @@ def test_the_largest_share_that_meets_a_target(units, target):
 )
 def test_options_travel_as_dictionaries(config):
     assert type(config).from_dict(config.to_dict()) == config
+
+
+def test_shares_may_be_the_same_multiple_of_a_part_everywhere():
+    groups = [group("heads", 6), group("stream", 24), group("odd", 7)]
+    scores = {each.name: torch.arange(float(each.units)) for each in groups}
+    for share, left in ((0.7, (5, 20, 6)), (0.5, (3, 12, 4)), (0.01, (1, 4, 2))):
+        found = select(groups, scores, share, PruneChannels(ratio=0.5), parts=6)
+        assert tuple(each.units - len(found.removed[each.name]) for each in groups) == left

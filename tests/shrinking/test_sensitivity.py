@@ -10,7 +10,7 @@ from torch import nn
 
 from tersor import Prune, Rule
 from tersor.errors import CalibrationError, MissingExtraError, UsageError
-from tersor.shrinking.options import PruneChannels
+from tersor.pruning import PruneChannels
 from tersor.shrinking.prune import prune
 from tersor.shrinking.sensitivity import LayerCurve, Sensitivity, sensitivity
 

@@ -9,11 +9,15 @@ import torch
 from torch import nn
 
 from tersor.errors import StructureError, UsageError
+from tersor.structure import surgery
 from tersor.structure.carried import manifest_of
+from tersor.structure.groups import find_groups
 from tersor.structure.surgery import shrink, shrink_where_possible
 from tersor.structure.trace import trace
 from tests.structure import hand
 from tests.structure.hand import same, snapshot
+from tests.zoo.catalogue import CATALOGUE
+from tests.zoo.selection import by_l1
 
 CASES = {
     "plain": (hand.Plain, hand.plain_groups, {"stem.weight": [1, 5, 6], "point.weight": [0]}, (2, 3, 8, 8)),
@@ -201,3 +205,22 @@ def test_grouped_convolutions_lose_whole_groups_or_as_much_of_each():
     uneven = hand.groups(hand.group("1.weight", "channel", 12, [hand.member("1.weight", 0, 12)]))
     with pytest.raises(StructureError, match=r"'1'.*all must keep as many"):
         shrink(model, {"1.weight": [1]}, uneven, trace(model, (x,)))
+
+
+def test_of_groups_that_fail_alike_one_is_tried(monkeypatch):
+    model, (args, _) = CATALOGUE["deit_s"].make()
+    found = trace(model, args)
+    groups = find_groups(found)
+    tried = []
+    real = surgery._tried
+
+    def counted(model, selection, *rest):
+        tried.append(sorted(selection))
+        real(model, selection, *rest)
+
+    monkeypatch.setattr(surgery, "_tried", counted)
+    small = shrink_where_possible(model, by_l1(model, groups, 0.3), groups, found)
+    heads = ["blocks.0.attn.qkv.weight", "blocks.1.attn.qkv.weight"]
+    assert sorted(small.skipped) == [*heads, "patch_embed.weight"]
+    assert small.skipped[heads[0]] is small.skipped[heads[1]]
+    assert [len(names) for names in tried] == [5, 1, 1, 1, 2]

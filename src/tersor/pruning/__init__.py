@@ -1,6 +1,8 @@
 """Pruning: which weights, and which channels, are kept."""
 
+from tersor.pruning.blocks import PruneBlocks
 from tersor.pruning.channel_criteria import CHANNEL_CRITERIA, UnitEvidence, channel_criterion
+from tersor.pruning.channels import PruneChannels
 from tersor.pruning.criteria import WEIGHT_CRITERIA, WeightEvidence, weight_criterion
 from tersor.pruning.granularity import GlobalMasks, global_masks, mask_of
 from tersor.pruning.masks import Prune, magnitude_mask
@@ -13,6 +15,8 @@ __all__ = [
     "Criterion",
     "GlobalMasks",
     "Prune",
+    "PruneBlocks",
+    "PruneChannels",
     "Regrow",
     "Schedule",
     "UnitEvidence",

@@ -3,7 +3,7 @@
 from tersor.shrinking.gradual import Gradual
 from tersor.shrinking.holding import finalize, hold, masks_of
 from tersor.shrinking.lottery import Lottery, lottery
-from tersor.shrinking.options import Iterative, LayerByLayer, PruneChannels
+from tersor.shrinking.options import Iterative, LayerByLayer
 from tersor.shrinking.prune import prune
 from tersor.shrinking.report import Pruned
 from tersor.shrinking.sensitivity import Sensitivity, sensitivity
@@ -13,7 +13,6 @@ __all__ = [
     "Iterative",
     "LayerByLayer",
     "Lottery",
-    "PruneChannels",
     "Pruned",
     "Sensitivity",
     "finalize",

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from tersor.calibration.products import CONVOLUTIONS, TRANSPOSED, layout
 from tersor.errors import CalibrationError, TersorError, UsageError
 from tersor.pruning.channel_criteria import UnitEvidence, channel_criterion
+from tersor.pruning.channels import NORMALISATIONS
 from tersor.shrinking.activations import Site, UnitStatistics, observe_units
 from tersor.shrinking.gradients import each_gradient, plain_name
 from tersor.shrinking.losses import Loss
 from tersor.structure.groups import Group, Member
-
-NORMALISATIONS = ("none", "mean", "macs")
 
 
 def score_groups(

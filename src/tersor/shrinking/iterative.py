@@ -25,7 +25,7 @@ class Run:
     """A network on its way. Mutable: rounds, units and notes grow.
 
     model: the best so far. before: costs of the original. reference: its metric; None without `evaluate`.
-    units: of groups that lost some, what they have now. metric: of `model`.
+    units: of groups that lost some, what they had and have. metric: of `model`.
     """
 
     model: nn.Module
@@ -36,7 +36,7 @@ class Run:
     measure: Collection[str] = ()
     reference: float | None = None
     metric: float | None = None
-    units: dict[str, int] = field(default_factory=dict)
+    units: dict[str, tuple[int, int]] = field(default_factory=dict)
     rounds: list[Round] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -10,15 +10,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from tersor.errors import UsageError
-from tersor.pruning import Prune
-from tersor.recipe import Recipe
+from tersor.pruning import Prune, PruneBlocks, PruneChannels
+from tersor.recipe import Recipe, TensorKey
+from tersor.shrinking.blocks import Residual, residual, without_blocks
 from tersor.shrinking.channels import score_groups
 from tersor.shrinking.holding import hold, masks_of, release, write
 from tersor.shrinking.losses import Loss, unlabelled
-from tersor.shrinking.matching import weight_plan
-from tersor.shrinking.options import PruneChannels
-from tersor.shrinking.removal import Origin, follow, origin_of, remove_channels
+from tersor.shrinking.matching import Removal, Step, tensor_keys, weight_plan
+from tersor.shrinking.removal import Origin, Removed, follow, origin_of, remove_channels, units_before
 from tersor.shrinking.weights import Data, reconstructed, weight_evidence, weight_masks
+from tersor.structure.carried import manifest_of
+from tersor.structure.groups import Group
 
 At = Callable[[float], float]
 """What is to be left in the end -> what is to be left now."""
@@ -31,44 +33,55 @@ def at_once(final: float) -> float:
 
 @dataclass(frozen=True)
 class Passed:
-    """model: with its masks held. units: of groups that lost some, what they have now. notes: as of `Pruned`."""
+    """model: with its masks held. notes: as of `Pruned`.
+
+    units: of groups that lost some, what they had before pruning began and what they have now.
+    """
 
     model: nn.Module
-    units: dict[str, int]
+    units: dict[str, tuple[int, int]]
     notes: tuple[str, ...]
 
 
 class Passes:
-    """Passes over one network. Mutable: what shares are shares of is found in the first one that removes channels.
+    """Passes over one network. Mutable: what shares are shares of is found in the first one.
 
     args, kwargs: of one call; None where only weights are pruned.
     """
 
     def __init__(
         self,
-        configs: Sequence[Recipe | PruneChannels],
+        steps: Sequence[Step],
         args: Sequence[Any] | None,
         kwargs: Mapping[str, Any] | None,
         data: Data,
     ) -> None:
-        self.configs = tuple(configs)
+        self.steps = tuple(steps)
         self.args, self.kwargs = args, kwargs
         self.data = data
-        self.origin: Origin | None = None
+        self._origin: Origin | None = None
+        self._tensors: Sequence[TensorKey] = ()
+        self._groups: tuple[Group, ...] = ()
+        self._blocks: dict[Removal, Residual] = {}
 
     def run(self, model: nn.Module, at: At = at_once) -> Passed:
-        """All configs, in order. `model` is changed, or replaced by a smaller one."""
-        units: dict[str, int] = {}
+        """All steps, in order. `model` is changed, or replaced by a smaller one."""
+        units: dict[str, tuple[int, int]] = {}
         notes: list[str] = []
-        for config in self.configs:
-            if isinstance(config, Recipe):
-                notes += self.prune_weights(model, weight_plan(model, config), at)
+        for step in self.steps:
+            if isinstance(step, Recipe):
+                notes += self.prune_weights(model, self.plan(model, step), at)
             else:
-                found = self.remove(model, config, at)
+                found = self.remove(model, step, at)
                 model = found.model
                 units.update(found.units)
                 notes += found.notes
         return Passed(model, units, tuple(notes))
+
+    def plan(self, model: nn.Module, recipe: Recipe) -> dict[str, Prune]:
+        """`weight_plan`, with patterns that may speak of tensors that went on the way."""
+        self._tensors = self._tensors or tensor_keys(model)
+        return weight_plan(model, recipe, self._tensors)
 
     def prune_weights(self, model: nn.Module, plan: Mapping[str, Prune], at: At = at_once) -> tuple[str, ...]:
         """Holds the model's weights at new masks, in place; gives notes. What is pruned already stays so."""
@@ -84,31 +97,73 @@ class Passes:
         return found.notes
 
     def remove(
-        self, model: nn.Module, options: PruneChannels, at: At = at_once, only: Collection[str] | None = None
+        self, model: nn.Module, removal: Removal, at: At = at_once, only: Collection[str] | None = None
     ) -> Passed:
-        """A smaller copy of `model`; masks are cut with their weights.
+        """A smaller copy of `model`; masks are cut with their weights, or go with them.
 
         only: names of the groups that may lose units. `model` is as it was in the end, errors included.
         """
         if self.args is None and self.kwargs is None:
-            raise UsageError("prune_channels needs example_inputs: what one call of the model takes")
+            raise UsageError(f"{removal.options.name} needs example_inputs: what one call of the model takes")
+        self._tensors = self._tensors or tensor_keys(model)
         masks = release(model)
         try:
-            followed = follow(model, options, self.args or (), self.kwargs or {}, only)
-            self.origin = self.origin or origin_of(model, followed)
-            scores = score_groups(
-                model,
-                followed.candidates,
-                options.criterion,
-                samples=self.data.samples,
-                loss=self.data.loss,
-                seed=options.seed,
-            )
-            found = remove_channels(model, masks, options, followed, at(options.left), self.origin, scores)
+            self._origin = self._origin or origin_of(model, self.args or (), self.kwargs or {})
+            if isinstance(removal.options, PruneBlocks):
+                found = self._without_blocks(model, removal, removal.options, masks, at)
+            else:
+                found = self._without_channels(model, removal, removal.options, masks, at, only)
         finally:
             hold(model, masks)
         hold(found.model, found.masks)
         return Passed(found.model, found.units, found.notes)
+
+    def _without_channels(
+        self,
+        model: nn.Module,
+        removal: Removal,
+        options: PruneChannels,
+        masks: dict[str, Tensor],
+        at: At,
+        only: Collection[str] | None,
+    ) -> Removed:
+        assert self._origin is not None
+        followed = follow(model, options, self.args or (), self.kwargs or {}, but=removal.but, only=only)
+        if not followed.candidates:
+            return Removed(copied(model), masks, {}, ())
+        groups = followed.groups.groups
+        self._groups = self._groups or groups
+        scores = score_groups(
+            model,
+            followed.candidates,
+            options.criterion,
+            samples=self.data.samples,
+            loss=self.data.loss,
+            seed=options.seed,
+        )
+        before = units_before(groups, self._groups)
+        return remove_channels(model, masks, options, followed, at(options.left), self._origin, before, scores)
+
+    def _without_blocks(
+        self, model: nn.Module, removal: Removal, options: PruneBlocks, masks: dict[str, Tensor], at: At
+    ) -> Removed:
+        assert self._origin is not None
+        args, kwargs = self.args or (), self.kwargs or {}
+        if removal not in self._blocks:
+            self._blocks[removal] = residual(model, options, args, kwargs, removal.but)
+        smaller = without_blocks(
+            model,
+            options,
+            args,
+            kwargs,
+            first=self._blocks[removal],
+            but=removal.but,
+            at=at,
+            origin=self._origin,
+            data=self.data,
+        )
+        names = {key.name for key in tensor_keys(smaller)}
+        return Removed(smaller, {name: mask for name, mask in masks.items() if name in names}, {}, ())
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -121,27 +176,37 @@ def copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def planned(model: nn.Module, passes: Passes) -> list[tuple[str, Prune | PruneChannels]]:
-    """What a pass would do to each tensor or group, to be done one after the other: densities and counts of units as
-    all at once, by name."""
+def planned(model: nn.Module, passes: Passes) -> list[tuple[str, Prune | Removal]]:
+    """What a pass would do to each tensor, group or block, to be done one after the other: densities and counts of
+    units as all at once, by name."""
     model = copied(model)
-    found: list[tuple[str, Prune | PruneChannels]] = []
-    for config in passes.configs:
-        if isinstance(config, Recipe):
-            plan = weight_plan(model, config)
+    found: list[tuple[str, Prune | Removal]] = []
+    for step in passes.steps:
+        if isinstance(step, Recipe):
+            plan = passes.plan(model, step)
             passes.prune_weights(model, plan)
             masks = masks_of(model)
             for name, option in plan.items():
                 found.append((name, _alone(option, float(masks[name].double().mean()))))
             continue
-        passed = passes.remove(model, config)
-        assert passes.origin is not None
-        for name, count in passed.units.items():
-            ratio = 1 - count / passes.origin.units[name]
-            one = replace(config, ratio=ratio, macs=None, parameters=None, scope="group", round_to=1)
-            found.append((name, one))
+        passed = passes.remove(model, step)
+        if isinstance(step.options, PruneBlocks):
+            dropped = blocks_between(model, passed.model)
+            found += [(name, Removal(PruneBlocks(names=(name,)))) for name in dropped]
+        else:
+            for name, (before, left) in passed.units.items():
+                one = replace(
+                    step.options, ratio=1 - left / before, macs=None, parameters=None, scope="group", round_to=1
+                )
+                found.append((name, Removal(one)))
         model = passed.model
     return found
+
+
+def blocks_between(before: nn.Module, after: nn.Module) -> tuple[str, ...]:
+    """Names of the residual blocks that `after` lacks, in the order in which they went."""
+    known = manifest_of(before).blocks
+    return tuple(name for name in manifest_of(after).blocks if name not in known)
 
 
 def _alone(option: Prune, density: float) -> Prune:

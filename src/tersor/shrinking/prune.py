@@ -15,9 +15,9 @@ from tersor.recipe import Recipe
 from tersor.shrinking.holding import masks_of
 from tersor.shrinking.iterative import FineTune, Run, prune_at_once, prune_in_steps, prune_layer_by_layer
 from tersor.shrinking.losses import Loss
-from tersor.shrinking.matching import Config, listed_configs
+from tersor.shrinking.matching import Config, check_names, listed_configs
 from tersor.shrinking.options import Iterative, LayerByLayer
-from tersor.shrinking.passes import Passes, adopt, arguments, copied
+from tersor.shrinking.passes import Passes, adopt, arguments, blocks_between, copied
 from tersor.shrinking.report import Pruned, check_measures, measured_costs
 from tersor.shrinking.weights import Data
 
@@ -36,13 +36,13 @@ def prune(
     inplace: bool = False,
     seed: int = 0,
 ) -> Pruned:
-    """Prunes weights (`Prune`), or channels, heads and hidden units (`PruneChannels`), of a network.
+    """Prunes weights (`Prune`), channels, heads and hidden units (`PruneChannels`), or residual blocks (`PruneBlocks`).
 
     model:  stays as it is, unless `inplace`. Weights that it holds at zero already stay there.
-    config: what to prune: `Prune` is for all weights, a Recipe or Rules say which; a list is done in order. All shares
-        are of the network given.
+    config: what to prune: `Prune` is for all weights, a Recipe or Rules say which; a list is done in order, and of a
+        recipe blocks first, then channels, then weights. All shares are of the network given.
     example_inputs: what one call takes: a tensor, a tuple or a mapping, best a batch of one, of which MACs and latency
-        are counted; by default the first batch of `calibration`. `PruneChannels` needs it.
+        are counted; by default the first batch of `calibration`. Removals need it.
     calibration: batches for criteria that look at samples, as of `compress`; of what `loss` takes where it is given.
     loss:   (model, batch) -> scalar loss with labels; None takes gradients of the model's own predictions.
     fine_tune: trains the network that it is given, in place, after each step.
@@ -60,13 +60,14 @@ def prune(
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"prune takes an nn.Module, got {type(model).__name__}")
-    configs = listed_configs(config)
+    steps = listed_configs(config)
+    check_names(steps, model)
     measure = _measures(measure, schedule)
     _check_functions(fine_tune, evaluate, loss)
     samples = None if calibration is None else listed(calibration)
     args, kwargs = arguments(example_inputs, samples, loss)
-    passes = Passes(configs, args, kwargs, Data(samples, loss, seed))
-    direct = inplace and schedule is None and all(isinstance(part, Recipe) for part in configs)
+    passes = Passes(steps, args, kwargs, Data(samples, loss, seed))
+    direct = inplace and schedule is None and all(isinstance(step, Recipe) for step in steps)
     work = model if direct else copied(model)
     before = measured_costs(work, args, kwargs, measure)
     reference = None if evaluate is None else measured(evaluate, copied(model), " of the model as it is")
@@ -79,17 +80,17 @@ def prune(
         prune_at_once(run)
     for note in run.notes:
         warnings.warn(note, TersorWarning, stacklevel=2)
-    return _result(run, adopt(model, run.model) if inplace else run.model)
+    return _result(run, blocks_between(model, run.model), adopt(model, run.model) if inplace else run.model)
 
 
-def _result(run: Run, model: nn.Module) -> Pruned:
-    origin = run.passes.origin
-    units = {} if origin is None else {name: (origin.units[name], left) for name, left in run.units.items()}
+def _result(run: Run, blocks: tuple[str, ...], model: nn.Module) -> Pruned:
+    units = {n: counts for n, counts in run.units.items() if not any(n.startswith(f"{block}.") for block in blocks)}
     after = measured_costs(model, run.passes.args, run.passes.kwargs, run.measure)
     return Pruned(
         model,
         masks_of(model),
         units,
+        blocks,
         run.before,
         after,
         run.reference,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,15 +12,15 @@ from torch import Tensor, nn
 
 from tersor.costs import count_macs, macs_by_module
 from tersor.errors import StructureError, UsageError
+from tersor.pruning import PruneChannels
 from tersor.shrinking.channels import normalised
-from tersor.shrinking.options import PruneChannels
 from tersor.shrinking.selection import Selected, eligible, numbers_left, select, share_that_meets
 from tersor.structure.cuts import selected_cuts
 from tersor.structure.groups import Group, Groups, Selection, find_groups
 from tersor.structure.surgery import shrink, shrink_where_possible
 from tersor.structure.trace import Trace, trace
 
-_CORRECTIONS = 4
+_CORRECTIONS = 6
 """Trials after which a target of MACs counts as missed: products of activations alone follow no weight's size."""
 
 
@@ -27,10 +28,9 @@ _CORRECTIONS = 4
 class Origin:
     """A network before pruning began: what shares are shares of.
 
-    units: of each group; macs: of one call; parameters: numbers in all of them.
+    macs: of one call; parameters: numbers in all of them.
     """
 
-    units: Mapping[str, int]
     macs: int
     parameters: int
 
@@ -46,14 +46,14 @@ class Followed:
 
 @dataclass(frozen=True)
 class Removed:
-    """What is left. masks: of weights that are pruned, cut with them. units: of groups that lost some, what they have.
+    """What is left. masks: of weights that are pruned, cut with them. notes: where less was removed than asked for.
 
-    notes: where less was removed than asked for.
+    units: of groups that lost some, what they had before pruning began and what they have.
     """
 
     model: nn.Module
     masks: dict[str, Tensor]
-    units: dict[str, int]
+    units: dict[str, tuple[int, int]]
     notes: tuple[str, ...]
 
 
@@ -62,16 +62,21 @@ def follow(
     options: PruneChannels,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
+    *,
+    but: Sequence[str] = (),
     only: Collection[str] | None = None,
 ) -> Followed:
-    """The groups of `model`. only: names of groups that may lose units.
+    """The groups of `model`. but: patterns of those that other rules decide on. only: names of groups that may lose
+    units. These two may leave no candidates.
 
-    StructureError, with what is frozen and why, where none may; errors of `trace` where the network cannot be followed.
+    StructureError, with what is frozen and why, where none may by the options; errors of `trace` where the network
+    cannot be followed.
     """
     found = trace(model, tuple(args), dict(kwargs))
     groups = find_groups(found)
-    candidates = [group for group in eligible(groups.groups, options) if only is None or group.name in only]
-    if not candidates:
+    named = eligible(groups.groups, options)
+    candidates = [group for group in eligible(named, options, but) if only is None or group.name in only]
+    if not named:
         left = sum(group.normalised for group in groups.groups)
         reasons = "; ".join(f"{frozen.tensor}: {frozen.reason}" for frozen in groups.frozen[:5])
         raise StructureError(
@@ -81,13 +86,30 @@ def follow(
     return Followed(found, groups, tuple(candidates))
 
 
-def origin_of(model: nn.Module, followed: Followed) -> Origin:
-    """What `model` has."""
-    return Origin(
-        {group.name: group.units for group in followed.groups.groups},
-        count_macs(model, followed.trace.args, followed.trace.kwargs),
-        sum(parameter.numel() for parameter in model.parameters()),
-    )
+def origin_of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Origin:
+    """What `model` has, which holds no masks."""
+    return Origin(count_macs(model, args, kwargs), sum(parameter.numel() for parameter in model.parameters()))
+
+
+def units_before(groups: Sequence[Group], first: Sequence[Group]) -> dict[str, int]:
+    """How many units each of the groups had among the `first` ones of the network, before pruning began.
+
+    Where blocks were dropped in between, groups are named otherwise: those are known by a dimension of a tensor that
+    is in one group alone.
+    """
+    names = {group.name: group.units for group in first}
+    places: dict[tuple[str, int], set[str]] = {}
+    for group in first:
+        for member in group.members:
+            places.setdefault((member.tensor, member.dim), set()).add(group.name)
+
+    def of(group: Group) -> int:
+        if group.name in names:
+            return names[group.name]
+        alone = [places.get((member.tensor, member.dim), set()) for member in group.members]
+        return next((names[name] for owners in alone if len(owners) == 1 for name in owners), group.units)
+
+    return {group.name: of(group) for group in groups}
 
 
 def remove_channels(
@@ -97,24 +119,45 @@ def remove_channels(
     followed: Followed,
     share: float,
     origin: Origin,
+    before: Mapping[str, int],
     scores: Mapping[str, Tensor],
 ) -> Removed:
     """A smaller copy of `model` of which `share` of the target is left: of units, MACs or parameters of `origin`.
 
-    model: without parametrizations that hold masks; `masks` are those that it had.
+    model: without parametrizations that hold masks; `masks` are those that it had. before: units of each group before
+        pruning began.
+    Where heads fail to go, all groups are tried at the same share, in steps of one head: some networks take the width
+    of heads from that of their input.
     UsageError where even the smallest network that the options allow is above the target of MACs or parameters.
     """
     by_macs = options.macs is not None or (options.scope == "global" and options.balance == "macs")
     estimate = _Estimate.of(model, followed) if by_macs else None
     if options.scope == "global":
         scores = _balanced(followed, scores, options, estimate)
-    removal = _Removal(model, masks, options, followed, origin, scores)
-    if options.ratio is not None:
+    removal = _Removal(model, masks, options, followed, origin, before, scores)
+    skip = options.on_failure == "skip"
+    heads = math.gcd(*(before[group.name] for group in followed.candidates if group.kind == "head"))
+    if heads < 2 or options.scope == "global":
+        return _met(replace(removal, skip=skip), share, estimate)
+    try:
+        return _met(removal, share, estimate)
+    except StructureError as error:
+        try:
+            return _met(replace(removal, parts=heads), share, estimate)
+        except StructureError:
+            if not skip:
+                raise error from None
+    return _met(replace(removal, skip=True), share, estimate)
+
+
+def _met(removal: _Removal, share: float, estimate: _Estimate | None) -> Removed:
+    """The network of which `share` of the target is left."""
+    if removal.options.ratio is not None:
         return removal.shrunk(share)
-    if options.parameters is not None:
-        return _to_parameters(removal, share * origin.parameters)
+    if removal.options.parameters is not None:
+        return _to_parameters(removal, share * removal.origin.parameters)
     assert estimate is not None
-    return _to_macs(removal, share * origin.macs, estimate)
+    return _to_macs(removal, share * removal.origin.macs, estimate)
 
 
 def _balanced(
@@ -132,25 +175,36 @@ def _balanced(
 
 @dataclass(frozen=True)
 class _Removal:
-    """What `remove_channels` was given; its shares are of the units that there were before pruning began."""
+    """What `remove_channels` was given; its shares are of the units that there were before pruning began.
+
+    skip:  leaves groups alone whose removal fails. parts: as of `select`.
+    """
 
     model: nn.Module
     masks: Mapping[str, Tensor]
     options: PruneChannels
     followed: Followed
     origin: Origin
+    before: Mapping[str, int]
     scores: Mapping[str, Tensor]
+    skip: bool = False
+    parts: int = 1
 
     def selected(self, share: float) -> Selected:
         """The units that go so that `share` is left."""
-        return select(self.followed.candidates, self.scores, share, self.options, self.origin.units)
+        return select(self.followed.candidates, self.scores, share, self.options, self.before, self.parts)
 
     def shrunk(self, share: float) -> Removed:
         """The network without them."""
         followed, selected = self.followed, self.selected(share)
         selection: Selection = selected.removed
         notes = [f"group {name} keeps {count} units: its floor" for name, count in selected.floors.items()]
-        if self.options.on_failure == "skip":
+        if self.parts > 1:
+            notes.append(
+                f"all groups keep the same share, a multiple of 1/{self.parts}: the network takes the width of its "
+                "heads from that of their input"
+            )
+        if self.skip:
             found = shrink_where_possible(self.model, selection, followed.groups, followed.trace)
             smaller = found.model
             notes += [f"group {name} keeps all units: {error}" for name, error in found.skipped.items()]
@@ -158,7 +212,7 @@ class _Removal:
         else:
             smaller = shrink(self.model, selection, followed.groups, followed.trace)
         sizes = {group.name: group.units for group in followed.candidates}
-        units = {name: sizes[name] - len(gone) for name, gone in selection.items()}
+        units = {name: (self.before[name], sizes[name] - len(gone)) for name, gone in selection.items()}
         return Removed(smaller, _cut(self.model, self.masks, selection, followed.groups), units, tuple(notes))
 
 
@@ -194,7 +248,7 @@ def _to_macs(removal: _Removal, target: float, estimate: _Estimate) -> Removed:
         return estimate(removal.selected(share).removed)
 
     aim, least = target, float("inf")
-    for _ in range(_CORRECTIONS):
+    for number in range(_CORRECTIONS):
         share = share_that_meets(macs, aim)
         found = removal.shrunk(share)
         taken = count_macs(found.model, inputs.args, inputs.kwargs)
@@ -203,7 +257,7 @@ def _to_macs(removal: _Removal, target: float, estimate: _Estimate) -> Removed:
         least = min(least, taken)
         if share <= 0:
             break
-        aim -= 1.1 * (taken - target)
+        aim -= 2**number * (taken - target)  # ever farther: sizes are steps
     raise UsageError(
         f"prune_channels: the target of {target:,.0f} multiply-accumulates cannot be met; of "
         f"{removal.origin.macs:,} the smallest network tried takes {least:,.0f}"

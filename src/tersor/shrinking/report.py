@@ -43,6 +43,7 @@ class Pruned:
              at zero by parametrizations, whatever trains it next. `finalize` takes these away.
     masks:   of pruned weights by the parameters' names: bool, True where kept, copies.
     units:   of groups that lost units: how many there were and are, by the group's name.
+    blocks:  names of the residual blocks that were dropped.
     before, after: costs.
     metric_before, metric_after: what `evaluate` gave; None without it.
     rounds:  the steps on the way, in order; also those that were taken back.
@@ -52,6 +53,7 @@ class Pruned:
     model: nn.Module
     masks: Mapping[str, Tensor]
     units: Mapping[str, tuple[int, int]]
+    blocks: tuple[str, ...]
     before: Costs
     after: Costs
     metric_before: float | None = None
@@ -70,7 +72,7 @@ class Pruned:
         return finalize(copy.deepcopy(self.model))
 
     def to_dict(self) -> dict[str, Any]:
-        """Of JSON types: costs, metrics, the density of each mask, units, rounds, notes."""
+        """Of JSON types: costs, metrics, the density of each mask, units, blocks, rounds, notes."""
         return {
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
@@ -78,6 +80,7 @@ class Pruned:
             "metric_after": self.metric_after,
             "densities": {name: _density(mask) for name, mask in self.masks.items()},
             "units": {name: list(counts) for name, counts in self.units.items()},
+            "blocks": list(self.blocks),
             "rounds": [{**vars(found), "costs": found.costs.to_dict()} for found in self.rounds],
             "notes": list(self.notes),
         }
@@ -94,6 +97,8 @@ class Pruned:
         if self.units:
             rows = [[name, f"{a:,}", f"{b:,}", f"{b / a:.2%}"] for name, (a, b) in self.units.items()]
             text += "\n\n" + numbers_table(["units of", "before", "after", "left"], rows)
+        if self.blocks:
+            text += f"\n\nwithout the blocks {', '.join(self.blocks)}"
         return "\n".join([text, *(f"note: {note}" for note in self.notes)])
 
 

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-from tersor.shrinking.options import PruneChannels
+from tersor.pruning import PruneChannels
 from tersor.structure.groups import Group
 
 _HALVINGS = 40
@@ -28,8 +28,8 @@ class Selected:
     floors: dict[str, int]
 
 
-def eligible(groups: Sequence[Group], options: PruneChannels) -> list[Group]:
-    """The groups that may lose units by `match`, `keep` and `normalised`."""
+def eligible(groups: Sequence[Group], options: PruneChannels, but: Sequence[str] = ()) -> list[Group]:
+    """The groups that may lose units by `match`, `keep` and `normalised`; not those that patterns `but` match, too."""
 
     def named(group: Group, patterns: Sequence[str], roles: Sequence[str]) -> bool:
         names = [member.tensor for member in group.members if member.role in roles]
@@ -40,6 +40,7 @@ def eligible(groups: Sequence[Group], options: PruneChannels) -> list[Group]:
         for group in groups
         if (options.normalised or not group.normalised)
         and (named(group, options.match, ("output",)) or (options.match == ("*",)))
+        and not named(group, but, ("output",))
         and not named(group, options.keep, ("output", "input", "vector"))
     ]
 
@@ -50,16 +51,21 @@ def select(
     share: float,
     options: PruneChannels,
     before: Mapping[str, int] | None = None,
+    parts: int = 1,
 ) -> Selected:
     """The units that go so that `share` of the units is left.
 
     scores: float (units,) of each group, the higher the more worth keeping; of equal ones the first are kept. With
         scope "global" those of different groups are compared as they are.
     before: the units that groups had before pruning began, where that was earlier: what `share` is a share of.
+    parts:  with scope "group", shares are rounded up to multiples of 1 / parts, so that they are the same everywhere.
     """
     sizes = {group.name: (before or {}).get(group.name, group.units) for group in groups}
     if options.scope == "group" or not groups:
-        wanted = {name: round(share * size) for name, size in sizes.items()}
+        even = math.ceil(share * parts - 1e-9)
+        wanted = {
+            name: math.ceil(even * size / parts) if parts > 1 else round(share * size) for name, size in sizes.items()
+        }
     else:
         wanted = _counts_by_worth(groups, scores, round(share * sum(sizes.values())))
     removed, floors = {}, {}

@@ -19,13 +19,12 @@ from tersor.calibrated import Evaluate, measured
 from tersor.calibration.samples import listed
 from tersor.columns import numbers_table
 from tersor.errors import MissingExtraError, UsageError
-from tersor.pruning import Prune
+from tersor.pruning import Prune, PruneChannels
 from tersor.recipe import Recipe, Rule
 from tersor.shrinking.channels import score_groups
 from tersor.shrinking.holding import release, write
 from tersor.shrinking.losses import Loss
 from tersor.shrinking.matching import as_recipe, weight_plan
-from tersor.shrinking.options import PruneChannels
 from tersor.shrinking.passes import arguments, copied
 from tersor.shrinking.removal import follow
 from tersor.shrinking.selection import select

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,8 +84,10 @@ def shrink_where_possible(
     inplace: bool = False,
     tolerance: float | None = None,
 ) -> Shrunk:
-    """As `shrink`, but groups that cannot be removed are left alone: found by halving the selection where it fails.
+    """As `shrink`, but groups that cannot be removed are left alone.
 
+    Where the whole selection fails, groups are tried one kind (names that differ by numbers) after the other, the first
+    of each by itself: if it fails, all of its kind stay, else those that fail are found by halving.
     Raises UsageError as `shrink` does; StructureError only for a model that cannot be copied.
     """
     selected_cuts(model, selection, groups)
@@ -92,22 +95,44 @@ def shrink_where_possible(
     names = [name for name, units in selection.items() if len(units)]
     skipped: dict[str, StructureError] = {}
 
+    def failure(chosen: list[str]) -> StructureError | None:
+        try:
+            _tried(target, {name: selection[name] for name in chosen}, groups, trace, tolerance)
+        except StructureError as error:
+            return error
+        return None
+
     def accepted(base: list[str], more: list[str]) -> list[str]:
         """Those of `more` that can go when `base` goes."""
-        try:
-            _tried(target, {name: selection[name] for name in (*base, *more)}, groups, trace, tolerance)
+        error = failure(base + more)
+        if error is None:
             return more
-        except StructureError as error:
-            if len(more) == 1:
-                skipped[more[0]] = error
-                return []
+        if len(more) == 1:
+            skipped[more[0]] = error
+            return []
         half = len(more) // 2
         first = accepted(base, more[:half])
         return first + accepted(base + first, more[half:])
 
-    good = accepted([], names) if names else []
+    good = names
+    if names and failure(names) is not None:
+        good = []
+        for alike in _kinds(names):
+            error = failure([*good, alike[0]])
+            if error is None:
+                good += [alike[0], *(accepted([*good, alike[0]], alike[1:]) if alike[1:] else [])]
+            else:
+                skipped.update(dict.fromkeys(alike, error))
     shrink(target, {name: selection[name] for name in good}, groups, trace, inplace=True, tolerance=tolerance)
     return Shrunk(target, skipped)
+
+
+def _kinds(names: Sequence[str]) -> list[list[str]]:
+    """Names that differ only by numbers, together."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(re.sub(r"\d+", "0", name), []).append(name)
+    return list(found.values())
 
 
 def _tried(model: nn.Module, selection: Selection, groups: Groups, trace: Trace, tolerance: float | None) -> None:
