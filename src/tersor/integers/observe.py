@@ -58,9 +58,10 @@ def observe_inputs(
         except CalibrationError as error:
             raise CalibrationError(f"{name}: {error}") from error
         spatial = 0 if own.form.window is None else len(own.form.window.stride)
-        channels = x.double().movedim(-1 - spatial, -1).reshape(-1, x.shape[-1 - spatial])
-        own.total = channels.sum(0) + (own.total if own.count else 0)
-        own.count += len(channels)
+        channel = x.dim() - 1 - spatial
+        others = [dim for dim in range(x.dim()) if dim != channel]
+        own.total = (x.sum(others, dtype=torch.float64) if others else x.double()) + (own.total if own.count else 0)
+        own.count += x.numel() // max(x.shape[channel], 1)
 
     with torch.no_grad(), untouched(model, seed), ExitStack() as stack:
         for name, module in model.named_modules():

@@ -5,6 +5,7 @@ Each is a module whose state is in buffers, so that observing goes on from a sta
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -71,9 +72,10 @@ class Observer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Notes `x` (float, any shape) and gives it back. CalibrationError if it holds NaN or Inf."""
         if x.numel():
-            if not bool(torch.isfinite(x).all()):
+            low, high = torch.stack(torch.aminmax(x.float())).tolist()  # NaN if there is one
+            if not (math.isfinite(low) and math.isfinite(high)):
                 raise CalibrationError("an activation holds NaN or Inf; give other samples, or mend the network")
-            self._note(x.detach())
+            self._note(x.detach(), low, high)
             self.seen += x.numel()
         return x
 
@@ -85,10 +87,12 @@ class Observer(nn.Module):
         return affine(low, high, self.options.bits, self.options.symmetric)
 
     @abstractmethod
-    def _note(self, x: Tensor) -> None: ...
+    def _note(self, x: Tensor, low: float, high: float) -> None:
+        """Notes values and their ends."""
 
     @abstractmethod
-    def _range(self) -> tuple[float, float]: ...
+    def _range(self) -> tuple[float, float]:
+        """The range to cover."""
 
 
 class Ends(Observer):
@@ -100,8 +104,8 @@ class Ends(Observer):
         super().__init__(options)
         self.register_buffer("ends", torch.zeros(2))
 
-    def _note(self, x: Tensor) -> None:
-        new = torch.stack(torch.aminmax(x.float())).to(self.ends.device)
+    def _note(self, x: Tensor, low: float, high: float) -> None:
+        new = torch.tensor([low, high], device=self.ends.device)
         if not int(self.seen):
             self.ends.copy_(new)
         elif self.options.method == "moving-average":
@@ -121,8 +125,8 @@ class Distribution(Observer):
         super().__init__(options)
         self.histogram = Histogram()
 
-    def _note(self, x: Tensor) -> None:
-        self.histogram.add(x)
+    def _note(self, x: Tensor, low: float, high: float) -> None:
+        self.histogram.add(x, low, high)
 
     def _range(self) -> tuple[float, float]:
         options, histogram = self.options, self.histogram

@@ -12,6 +12,7 @@ from tersor.simulation.affine import Affine, affine
 
 _SHARES = 80
 """Ends tried in a search, evenly spaced in what share of the range they keep."""
+_RARE = 1e-6
 _STRIDES = 256
 """Thresholds that the divergence is computed at."""
 
@@ -81,7 +82,7 @@ def _magnitudes(counts: Tensor, start: float, width: float) -> Tensor:
 
 
 def _divergence(magnitudes: Tensor, threshold: int, levels: int) -> float:
-    """KL(P || Q) of the first `threshold` bins on `levels` levels, infinite where Q is 0 and P is not."""
+    """KL(P || Q) of the first `threshold` bins on `levels` levels. What Q lacks counts as very rare, not impossible."""
     inside = magnitudes[:threshold]
     p = inside.clone()
     p[-1] += magnitudes[threshold:].sum()
@@ -92,6 +93,4 @@ def _divergence(magnitudes: Tensor, threshold: int, levels: int) -> float:
     q = (mass / places.clamp(min=1))[level] * filled
     p, q = p / p.sum(), q / q.sum().clamp(min=1e-300)
     seen = p > 0
-    if bool((q[seen] == 0).any()):
-        return float("inf")
-    return float((p[seen] * (p[seen] / q[seen]).log()).sum())
+    return float((p[seen] * (p[seen] / q[seen].clamp(min=_RARE)).log()).sum())
