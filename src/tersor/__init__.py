@@ -11,6 +11,7 @@ from tersor.allocation import Curve
 from tersor.compress import compress
 from tersor.diagnosis import Diagnosis, diagnose
 from tersor.errors import TersorError, TersorWarning
+from tersor.integers import Integers, load_int8, quantize_int8
 from tersor.model import CompressedModel
 from tersor.posttraining import Calibrate
 from tersor.pruning import Prune, PruneBlocks, PruneChannels, Regrow
@@ -30,6 +31,7 @@ from tersor.shrinking import (
     prune,
     sensitivity,
 )
+from tersor.simulation.observers import Observe
 from tersor.storage import save
 from tersor.streaming import TensorReader, open
 
@@ -42,9 +44,11 @@ __all__ = [
     "Diagnosis",
     "FixedPoint",
     "Gradual",
+    "Integers",
     "Iterative",
     "LayerByLayer",
     "Lossless",
+    "Observe",
     "Palettize",
     "Prune",
     "PruneBlocks",
@@ -66,10 +70,12 @@ __all__ = [
     "finalize",
     "inspect",
     "load",
+    "load_int8",
     "lottery",
     "open",
     "prepare",
     "prune",
+    "quantize_int8",
     "save",
     "sensitivity",
 ]

@@ -10,6 +10,7 @@ from tersor.simulation.cluster_term import ClusterTerm
 from tersor.simulation.clusters import TrainedClusters
 from tersor.simulation.learned_steps import LearnedSteps
 from tersor.simulation.power_steps import PowerSteps
+from tersor.simulation.quantized_inputs import QuantizeInputs
 from tersor.simulation.sign_activations import SignActivations
 from tersor.simulation.ternary_weights import TernaryWeights
 from tersor.simulation.trained_ternary import TrainedTernary
@@ -38,5 +39,5 @@ DEFAULTS: dict[type[RepresentationConfig], Training] = {
 }
 """Representation -> how it is trained where a recipe does not say; those not named are fitted when training ends."""
 
-ACTIVATIONS: dict[str, type[Activations]] = {config.name: config for config in (SignActivations,)}
+ACTIVATIONS: dict[str, type[Activations]] = {config.name: config for config in (QuantizeInputs, SignActivations)}
 """Name in recipes -> config of a quantizer of activations."""

@@ -1,0 +1,191 @@
+"""Whole networks in integers: close to the float one, exact where they promise it, and stored."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+import tersor
+from tersor import Observe, Quantize, load_int8, quantize_int8
+from tersor.errors import CalibrationError, MismatchError, UsageError
+from tersor.integers.layers import IntegerConv, IntegerLayer, IntegerLinear
+from tersor.integers.plan import Plan
+from tersor.simulation.affine import affine
+from tests.integers.nets import error, mobile, pictures
+
+
+@pytest.fixture(scope="module")
+def net():
+    return mobile()
+
+
+@pytest.fixture(scope="module")
+def found(net):
+    return quantize_int8(net, [pictures()])
+
+
+def outputs(model, x):
+    with torch.no_grad():
+        return model(x)
+
+
+def test_close_to_the_float_network_which_stays(net, found):
+    x = pictures(seed=2)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    again = quantize_int8(net, [pictures()])
+    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in before.items())
+    assert error(outputs(found.model, x), outputs(net, x)) < 0.03
+    assert torch.equal(outputs(found.model, x), outputs(again.model, x))
+    assert not found.floats and "depthwise" in str(found) and "5 layers in int8" in repr(found)
+
+
+def test_nothing_is_simulated(found):
+    """Layers hold int8 codes and hand codes on; batch norms and activations are gone."""
+    layers = {n: m for n, m in found.model.named_modules() if isinstance(m, IntegerLayer)}
+    assert set(layers) == {"stem", "depthwise", "project", "branch", "head"}
+    assert all(m.codes.dtype == torch.int8 for m in layers.values())
+    assert isinstance(layers["depthwise"], IntegerConv) and isinstance(layers["head"], IntegerLinear)
+    assert not [m for m in found.model.modules() if isinstance(m, (nn.BatchNorm2d, nn.ReLU6))]
+    seen = {}
+    for name, module in layers.items():
+        module.register_forward_hook(lambda m, a, y, name=name: seen.__setitem__(name, (a[0].dtype, y.dtype)))
+    outputs(found.model, pictures(2))
+    assert seen["stem"] == (torch.float32, torch.uint8)
+    assert seen["depthwise"][0] == torch.uint8 and seen["head"][1] == torch.float32
+
+
+def test_codes_between_layers_are_those_of_a_float_in_between(net, found):
+    """The chain is the same network as its layers one by one, up to codes on an edge."""
+    single = copy.deepcopy(found.model)
+    for name, layer in found.plan.layers.items():
+        if layer.output is not None:
+            module = single.get_submodule(name)
+            module.output_grid = torch.empty(0, dtype=torch.float64)
+    x = pictures(seed=3)
+    assert error(outputs(single, x), outputs(found.model, x)) < 2e-3
+
+
+@pytest.mark.parametrize("method", ["min-max", "moving-average", "percentile", "entropy"])
+def test_every_observer(net, method):
+    got = quantize_int8(net, pictures().split(4), activations=Observe(method=method, symmetric=method == "min-max"))
+    assert error(outputs(got.model, pictures()), outputs(net, pictures())) < 0.1
+
+
+def test_fewer_bits_are_worse_and_stay_within_their_codes(net):
+    got = quantize_int8(net, [pictures()], weights=Quantize(bits=4), activations=Observe(bits=3))
+    assert 0.05 < error(outputs(got.model, pictures()), outputs(net, pictures())) < 0.9
+    seen = []
+    got.model.depthwise.register_forward_pre_hook(lambda m, a: seen.append(a[0]))
+    outputs(got.model, pictures())
+    assert seen[0].dtype == torch.uint8 and int(seen[0].max()) <= 7
+
+
+def test_dynamic_needs_no_samples(net):
+    plain = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    x = torch.randn(5, 6)
+    got = quantize_int8(plain, static=False)
+    assert error(outputs(got.model, x), outputs(plain, x)) < 0.03
+    # Grids of their own: a batch a thousand times as large is as exact.
+    large = torch.randn(5, 6) * 1000
+    assert error(outputs(got.model, large), outputs(plain, large)) < 0.03
+    with_samples = quantize_int8(net, [pictures()], static=False)
+    assert error(outputs(with_samples.model, pictures()), outputs(net, pictures())) < 0.03
+    without = quantize_int8(net, static=False)
+    assert "depthwise" in without.floats and "torch's own" in without.floats["depthwise"]
+
+
+def test_biases_make_up_for_the_mean(net):
+    x = pictures(40) + 1
+    shifts = []
+    for correct in (False, True):
+        got = quantize_int8(net, [x], weights=Quantize(bits=4), correct=correct)
+        shifts.append(float((outputs(got.model, x) - outputs(net, x)).mean(0).norm()))
+    assert shifts[1] < shifts[0]
+
+
+def test_given_grids_and_kept_layers(net):
+    grid = affine(-9, 9, 8)
+    got = quantize_int8(net, [pictures()], grids={"stem": grid}, keep=["head", "bran*"])
+    assert got.plan.layers["stem"].grid == grid
+    assert set(got.floats) == {"head", "branch"} and isinstance(got.model.head, nn.Linear)
+
+
+def test_the_root_may_be_a_layer():
+    layer, x = nn.Linear(4, 3), torch.randn(6, 4)
+    got = quantize_int8(layer, [x])
+    assert isinstance(got.model, IntegerLinear) and error(outputs(got.model, x), outputs(layer, x)) < 0.03
+
+
+def test_error_feedback(net):
+    got = quantize_int8(net, [pictures(40)], weights=Quantize(bits=4), feedback=True)
+    plain = quantize_int8(net, [pictures(40)], weights=Quantize(bits=4))
+    expected = outputs(net, pictures(40))
+    assert error(outputs(got.model, pictures(40)), expected) < error(outputs(plain.model, pictures(40)), expected)
+
+
+def test_a_file_gives_the_same_network(net, found, tmp_path):
+    path = tmp_path / "net.tsr"
+    tersor.save(found.compressed(), path)
+    x = pictures(seed=4)
+    fresh = mobile(seed=9)
+    weight = fresh.stem.weight.clone()
+    got = load_int8(path, fresh)
+    assert torch.equal(outputs(got, x), outputs(found.model, x))
+    assert torch.equal(fresh.stem.weight, weight)
+    # The same file as floats of the original class.
+    tersor.load(path, into=fresh)
+    assert error(outputs(fresh, x), outputs(net, x)) < 0.05
+    assert Plan.from_json(found.plan.to_json()) == found.plan
+
+
+def test_state_dict_and_copies(found):
+    x = pictures(seed=5)
+    expected = outputs(found.model, x)
+    copied = copy.deepcopy(found.model)
+    for buffer in copied.buffers():
+        buffer.zero_() if buffer.dtype != torch.float64 else buffer.fill_(1)
+    copied.load_state_dict(found.model.state_dict())
+    assert torch.equal(outputs(copied, x), expected)
+
+
+def test_errors(net, tmp_path):
+    x = pictures()
+    with pytest.raises(UsageError, match="needs calibration"):
+        quantize_int8(net)
+    with pytest.raises(UsageError, match="there are none"):
+        quantize_int8(net, [])
+    with pytest.raises(CalibrationError, match="the model raised"):
+        quantize_int8(net, [x[:, :2]])
+    with pytest.raises(UsageError, match=r"keep: the pattern 'zz\*' matches none"):
+        quantize_int8(net, [x], keep=["zz*"])
+    with pytest.raises(UsageError, match="grids: 'act' is no layer"):
+        quantize_int8(net, [x], grids={"act": affine(0, 1, 8)})
+    with pytest.raises(UsageError, match="float64"):
+        quantize_int8(mobile().double(), [x.double()])
+    with pytest.raises(UsageError, match=r"no layer .* up: ConvTranspose2d"):
+        quantize_int8(Up(), [x])
+    broken = mobile()
+    broken.stem.weight.data[0] = float("inf")
+    with pytest.raises(CalibrationError, match="NaN or Inf"):
+        quantize_int8(broken, [x])
+    tersor.save(tersor.compress(net), tmp_path / "float.tsr")
+    with pytest.raises(MismatchError, match="no integer network"):
+        load_int8(tmp_path / "float.tsr", net)
+    file = io.BytesIO()
+    tersor.save(quantize_int8(net, [x]).compressed(), file)
+    file.seek(0)
+    with pytest.raises(MismatchError, match="not the model's"):
+        load_int8(file, nn.Linear(3, 3))
+    with pytest.raises(MismatchError, match="damaged"):
+        Plan.from_json('{"format":1,"bits":8,"layers":{"a":{"grid":[0,0,0,255]}},"recurrent":[],"merged":{}}')
+
+
+class Up(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up = nn.ConvTranspose2d(3, 2, 2)
+
+    def forward(self, x):
+        return self.up(x)

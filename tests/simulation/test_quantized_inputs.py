@@ -1,0 +1,81 @@
+"""Quantizers of inputs: what training sees is what an integer network computes."""
+
+import pytest
+import torch
+from torch import nn
+
+from tersor.errors import CalibrationError, UsageError
+from tersor.simulation import ACTIVATIONS
+from tersor.simulation.quantized_inputs import QuantizeInputs
+
+LAYER = nn.Linear(4, 3)
+
+
+def quantizer(x, **options):
+    made = QuantizeInputs(**options).simulate(LAYER)
+    made(x)
+    return made
+
+
+@pytest.mark.parametrize("steps", ["learned", "observed"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_forward_is_the_grid(steps, bits, symmetric):
+    x = torch.randn(20, 4)
+    made = quantizer(x, bits=bits, steps=steps, symmetric=symmetric).eval()
+    grid = made.grid()
+    assert torch.equal(made(x), grid.dequantize(grid.quantize(x)))
+    assert len(made(x).unique()) <= 1 << bits
+    assert made(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_steps_are_learned_towards_less_error():
+    torch.manual_seed(0)
+    x = torch.randn(200, 4)
+    made = QuantizeInputs(bits=3, method="min-max").simulate(LAYER)
+    made(x)
+    first, before = made.grid().scale, float((made(x) - x).detach().square().mean())
+    optimizer = torch.optim.Adam(made.parameters(), lr=0.02)
+    for _ in range(30):
+        optimizer.zero_grad()
+        (made(x) - x).square().mean().backward()
+        optimizer.step()
+    assert made.grid().scale < first and float((made(x) - x).square().mean()) < 0.9 * before
+
+
+def test_gradients_pass_within_the_range_only():
+    made = quantizer(torch.tensor([[0.0, 1.0, 2.0, 3.0]]), bits=4, method="min-max")
+    x = torch.tensor([[-1.0, 0.5, 2.9, 9.0]], requires_grad=True)
+    made(x).sum().backward()
+    assert x.grad.tolist() == [[0.0, 1.0, 1.0, 0.0]]
+    assert float(made.factor.grad) > 0  # the clamped 9 grows with the step
+
+
+def test_fixed_point_steps_are_powers_of_two():
+    made = quantizer(torch.randn(50, 4) * 3, fixed_point=True)
+    assert torch.tensor(made.grid().scale).log2().frac() == 0
+
+
+def test_only_training_batches_move_the_grid_and_state_resumes():
+    made = QuantizeInputs(steps="observed").simulate(LAYER)
+    x = torch.randn(10, 4)
+    assert made.eval()(x) is x
+    made.train()(x)
+    grid = made.grid()
+    made.eval()(x * 100)
+    assert made.grid() == grid
+    other = QuantizeInputs(steps="observed").simulate(LAYER)
+    other.load_state_dict(made.state_dict())
+    assert made.train()(x * 2).equal(other.train()(x * 2)) and made.grid() == other.grid() != grid
+
+
+def test_errors_and_registry():
+    assert ACTIVATIONS["quantize_inputs"].from_dict({"bits": 4}).bits == 4
+    with pytest.raises(CalibrationError, match="no training batch"):
+        QuantizeInputs().simulate(LAYER).grid()
+    for module in (nn.ReLU(), nn.Embedding(3, 4)):
+        with pytest.raises(UsageError, match="quantize_inputs"):
+            QuantizeInputs().simulate(module)
+    for wrong in ({"bits": 1}, {"steps": "free"}, {"batches": 0}):
+        with pytest.raises(UsageError):
+            QuantizeInputs(**wrong)
