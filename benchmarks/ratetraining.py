@@ -1,6 +1,6 @@
-"""Rate-aware training of whole networks (docs/rate-aware.md): stages that start from one another, with dead units removed.
+"""Rate-aware training of whole networks (docs/rate-aware.md): stages that start from one another, without dead units.
 
-Tensors keep the shapes of the original class; each epoch trains a copy without what is dead, so that epochs get shorter.
+Tensors keep the shapes of the original class; each epoch trains a copy without what is dead, so that epochs get short.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tersor.simulation.rate import RateAware, RateSimulation
 from tersor.structure.cuts import cut, embedded, selected_cuts, taken
 from tersor.structure.edits import Edits
 from tersor.structure.groups import Groups, find_groups
+from tersor.structure.order import alike, permuted
 from tersor.structure.trace import trace
 from tersor.training.distill import soft_targets
 
@@ -62,6 +63,16 @@ class Weights:
     log_steps: Mapping[str, Tensor] = field(default_factory=dict)
     moments: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     steps: int = 0
+
+    def flat(self) -> dict[str, Tensor]:
+        """Tensors and steps in one mapping, without the moments."""
+        return {**self.tensors, **{f"{name}|log_step": step for name, step in self.log_steps.items()}}
+
+    @classmethod
+    def of(cls, flat: Mapping[str, Tensor]) -> Weights:
+        """The inverse of `flat`."""
+        steps = {name.removesuffix("|log_step"): tensor for name, tensor in flat.items() if name.endswith("|log_step")}
+        return cls({name: tensor for name, tensor in flat.items() if not name.endswith("|log_step")}, steps)
 
 
 class Pictures:
@@ -140,7 +151,7 @@ class Trainer:
 
     def _epoch(self, weights: Weights, stage: Stage, epoch: int, seed: int) -> Weights:
         cuts = {}
-        if weights.log_steps and self.fold:
+        if stage.multiplier and self.fold:
             whole = self.quantized(weights)
             cuts = selected_cuts(whole, dead_units(whole, self.groups), self.groups)
         model = self.build()
@@ -249,6 +260,35 @@ def _optimizer(
                 "exp_avg_sq": second,
             }
     return optimizer
+
+
+@torch.no_grad()
+def strongest(trainer: Trainer, weights: Weights, keep: Mapping[str, int]) -> Weights:
+    """Without all but `keep` units of each group: those of the largest |w_in| |w_out|, the norms of what computes and
+    what reads a unit. What goes is zero, so that training begins with the smaller network."""
+    model = trainer.build()
+    model.load_state_dict(dict(weights.tensors))
+    for group in trainer.groups.groups:
+        if group.name not in keep:
+            continue
+        squares = {role: torch.zeros(group.units) for role in ("output", "input")}
+        for member in group.members:
+            if member.role in squares:
+                tensor = weights.tensors[member.tensor].movedim(member.dim, 0).flatten(1).square().sum(1)
+                squares[member.role] += torch.stack([tensor[list(places)].sum() for places in member.indices])
+        worth = squares["output"] * squares["input"]
+        gone = worth.argsort(descending=True)[keep[group.name] :].tolist()
+        for name, dim in {(member.tensor, member.dim) for member in group.members}:
+            own = next(m for m in group.members if (m.tensor, m.dim) == (name, dim))
+            places = torch.tensor([place for unit in gone for place in own.indices[unit]], dtype=torch.int64)
+            model.get_parameter(name).index_fill_(dim, places, 0.0)
+    return Weights({name: parameter.detach().clone() for name, parameter in model.named_parameters()})
+
+
+def ordered(trainer: Trainer, weights: Weights) -> Weights:
+    """With units beside those that are alike, as far as codes are not zero: the same network, in fewer bytes."""
+    orders = alike(trainer.quantized(weights).state_dict(), trainer.groups)
+    return dataclasses.replace(weights, tensors=permuted(weights.tensors, trainer.groups, orders), moments={})
 
 
 def compressed(weights: Weights) -> tersor.CompressedModel:

@@ -3,8 +3,8 @@
 A unit is a hidden unit or a channel with all that goes with it (`structure.Group`). Where all weights that read it are
 zero, the weights that compute it are of no use. Where all weights that compute it are zero it is a constant c, and the
 layers that read it may add W c to their bias instead. One leads to the other, layer by layer, until nothing changes.
-What is found is set to zero, which costs next to nothing in a file; `structure.surgery.shrink` removes it (with a trace of
-the folded network: fold in place what was traced, or trace again).
+What is found is set to zero, which costs next to nothing in a file; `structure.surgery.shrink` removes it (with a trace
+of the folded network: fold in place what was traced, or trace again).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     w_q = s round(w / s),    loss + multiplier x bits(w / s)
 
-with a step s for each tensor that is learned, too, and bits by the contexts of the adaptive coder (bits.py), fitted again
-to the codes every few steps. Entropy-penalised training: Oktay et al. 2020, Scalable Model Compression by Entropy
+with a step s for each tensor that is learned, too, and bits by the contexts of the adaptive coder (bits.py), fitted
+again to the codes every few steps. Entropy-penalised training: Oktay et al. 2020, Scalable Model Compression by Entropy
 Penalized Reparameterization; Wiedemann et al. 2019, Entropy-Constrained Training of Deep Neural Networks.
 """
 
@@ -124,8 +124,15 @@ class RateSimulation(Simulation):
 
     @torch.no_grad()
     def after_step(self, weight: Tensor, mask: Tensor | None, clock: Clock) -> None:
-        """See `Simulation`: fits the contexts to the present codes, every `refit` steps."""
+        """See `Simulation`: every `refit` steps fits the contexts to the present codes.
+
+        A step above twice the largest weight comes down to that: all codes are 0 there, the task holds it no more, and
+        it would rise until no weight could come back.
+        """
         if clock.step % self.config.refit == 0:
+            largest = weight.abs().amax() if weight.numel() else weight.new_zeros(())
+            if largest > 0:
+                self.log_step.clamp_(max=float(largest.float().mul(2).log()))
             self.refit(weight, mask)
 
     @torch.no_grad()

@@ -106,7 +106,7 @@ def taken(name: str, tensor: Tensor, cuts: Cuts) -> Tensor:
 def embedded(name: str, tensor: Tensor, cuts: Cuts) -> Tensor:
     """The inverse of `taken`: the tensor in its size before, zero where positions went."""
     for dim, own in _of(name, cuts):
-        whole = tensor.new_zeros(tensor.shape[:dim] + (own.size,) + tensor.shape[dim + 1 :])
+        whole = tensor.new_zeros((*tensor.shape[:dim], own.size, *tensor.shape[dim + 1 :]))
         tensor = whole.index_copy_(dim, own.kept().to(tensor.device), tensor)
     return tensor
 
