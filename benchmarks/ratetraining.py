@@ -45,6 +45,7 @@ class Stage:
     batch: int = 128
     multiplier: float = 1e-5
     ramp: float = 0.3
+    settle: float = 0.3
     decay: float = 0.0
     shifts: bool = True
     distilled: float = 0.0
@@ -230,7 +231,7 @@ def _attached(model: nn.Module, weights: Weights, stage: Stage, cuts: Mapping) -
     """The simulations of all parameters, registered; none for a training of the float network."""
     if not stage.multiplier:
         return {}
-    config = RateAware(multiplier=stage.multiplier, ramp=stage.ramp)
+    config = RateAware(multiplier=stage.multiplier, ramp=stage.ramp, settle=stage.settle)
     if not weights.log_steps:
         found = {name: config.simulate(p, _REPRESENTATION, None) for name, p in model.named_parameters()}
     else:

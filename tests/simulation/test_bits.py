@@ -81,7 +81,13 @@ def test_gradients_are_those_of_finite_differences():
     weight = (codes + 0.3 * torch.rand(codes.shape, generator=generator) + 0.1).double().mul(0.7).requires_grad_()
     step = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     fixed = [getattr(contexts, name).double() for name in ("slope", "over", "zeros")]
-    assert torch.autograd.gradcheck(lambda w, s: Bits.apply(w, s, *fixed), (weight, step), eps=1e-6)
+    assert torch.autograd.gradcheck(lambda w: Bits.apply(w, step.detach(), *fixed), weight, eps=1e-6)
+    (found,) = torch.autograd.grad(Bits.apply(weight, step, *fixed), step)
+
+    def magnitudes(at: float) -> Tensor:
+        return fixed[1] * ((weight.detach() / at).abs() - 1).clamp(min=0).sum()
+
+    assert torch.isclose(found, (magnitudes(0.7 + 1e-6) - magnitudes(0.7 - 1e-6)) / 2e-6, rtol=1e-5)
 
 
 def test_weights_of_zero_stay_where_they_are():

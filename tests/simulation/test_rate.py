@@ -104,6 +104,16 @@ def test_a_step_stays_where_the_largest_weight_can_come_back(weight):
     assert bool(simulation.log_step.isfinite())
 
 
+def test_zeros_stay_zero_in_the_end(weight):
+    simulation = RateAware(settle=0.25).simulate(weight, FREE, None)
+    stored, codes = weight.clone(), simulation.codes(weight)
+    simulation.after_step(stored, None, Clock(75, 100))
+    assert torch.equal(stored, weight)
+    simulation.after_step(stored, None, Clock(76, 100))
+    assert torch.equal(stored, weight * (codes != 0)) and not stored[codes == 0].any()
+    assert torch.equal(simulation(stored), simulation(weight))
+
+
 def test_training_removes_bits(weight):
     model, bits = trained(weight, steps=150, multiplier=3e-3)
     plain, other = trained(weight, steps=150, multiplier=0.0)
@@ -155,7 +165,7 @@ def test_other_representations_are_refused(weight, representation):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("multiplier", -1.0), ("ramp", 1.5), ("refit", 0), ("start", 0.0), ("rate", math.nan)]
+    ("option", "value"), [("multiplier", -1.0), ("ramp", 1.5), ("settle", -0.1), ("refit", 0), ("start", 0.0), ("rate", math.nan)]
 )
 def test_bad_options(option, value):
     with pytest.raises(UsageError, match=option):

@@ -52,8 +52,10 @@ class Contexts:
 class Bits(torch.autograd.Function):
     """Bits of a tensor of weights W on a grid of step s: () = zeros + sum of slope min(|u|, 1) + over max(|u| - 1, 0).
 
-    u = W / s. W: any shape; s: (); slope of W's shape, over and zeros (): of a `Contexts`. Gradients for W and s; at a
-    weight of 0 that for W is 0.
+    u = W / s. W: any shape; s: (); slope of W's shape, over and zeros (): of a `Contexts`. The gradient for W is 0 where
+    W is; that for s is of the magnitudes above 1 alone. Whether a code is 0 its weight decides: weights gather at the
+    ends of the straight line, wherever the step is, so that a larger one would save nothing there, and steps would rise
+    for ever.
     """
 
     @staticmethod
@@ -61,19 +63,20 @@ class Bits(torch.autograd.Function):
         """See the class."""
         size = (weight / step).abs_()
         small = size.clamp(max=1.0)
-        rate = torch.where(size > 1.0, over, slope)
-        value = zeros + (small * slope).sum() + (size - small).sum() * over
-        ctx.save_for_backward(weight, step, rate, size)
+        large = size > 1.0
+        rate = torch.where(large, over, slope)
+        above = (size - small).sum()
+        value = zeros + (small * slope).sum() + above * over
+        by_step = -over * (above + large.sum()) / step
+        ctx.save_for_backward(weight, step, rate, by_step)
         return value
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """See the class."""
-        weight, step, rate, size = ctx.saved_tensors
-        by_size = rate * (gradients[0] / step)
-        by_weight = by_size * weight.sign() if ctx.needs_input_grad[0] else None
-        by_step = -(by_size * size).sum() if ctx.needs_input_grad[1] else None
-        return by_weight, by_step, None, None, None
+        weight, step, rate, by_step = ctx.saved_tensors
+        by_weight = rate * (gradients[0] / step) * weight.sign() if ctx.needs_input_grad[0] else None
+        return by_weight, gradients[0] * by_step, None, None, None
 
 
 def fit_contexts(codes: Tensor, mask: Tensor | None = None) -> Contexts:

@@ -31,6 +31,8 @@ class RateAware(Training):
 
     multiplier: loss (nats, as a rule) that a bit is worth. LeNets on MNIST end at a few kilobytes with 1e-5.
     ramp:       share of the training over which the multiplier rises from 0, in a straight line.
+    settle:     share of the training, at its end, in which zeros stay zero. Before, weights that are worth about their
+                bits go to zero and come back all the time, many at once.
     refit:      steps between two fits of the contexts to the codes.
     start:      the first step, in root mean squares of the tensor.
     rate:       learning rate of the steps' natural logarithms.
@@ -41,6 +43,7 @@ class RateAware(Training):
     rate: float = 1.5e-3
     multiplier: float = 1e-5
     ramp: float = 0.3
+    settle: float = 0.3
     refit: int = 50
     start: float = 1.0
 
@@ -48,6 +51,7 @@ class RateAware(Training):
         super().__post_init__()
         self.check_number("multiplier", 0.0, math.inf)
         self.check_number("ramp", 0.0, 1.0)
+        self.check_number("settle", 0.0, 1.0)
         self.check_integer("refit", 1, 2**31)
         self.check_number("start", 0.0, math.inf, open_low=True)
 
@@ -124,11 +128,14 @@ class RateSimulation(Simulation):
 
     @torch.no_grad()
     def after_step(self, weight: Tensor, mask: Tensor | None, clock: Clock) -> None:
-        """See `Simulation`: every `refit` steps fits the contexts to the present codes.
+        """See `Simulation`: every `refit` steps fits the contexts to the present codes. Zeros stay, in the end.
 
         A step above twice the largest weight comes down to that: all codes are 0 there, the task holds it no more, and
         it would rise until no weight could come back.
         """
+        if clock.steps is not None and clock.part > 1.0 - self.config.settle:
+            # From 0 it is half a step to the next code, further than an optimizer goes at once.
+            weight.mul_(self.codes(weight) != 0)
         if clock.step % self.config.refit == 0:
             largest = weight.abs().amax() if weight.numel() else weight.new_zeros(())
             if largest > 0:
