@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -45,6 +45,14 @@ class Journal:
             state = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
             _replace(path, lambda target: save_file(state, target))
         return model
+
+    def tensors(self, key: str, work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors that `work` gives: computed now, or in an earlier run."""
+        path = self._path(key, ".safetensors")
+        if not path.exists():
+            state = {name: tensor.detach().clone().contiguous() for name, tensor in work().items()}
+            _replace(path, lambda target: save_file(state, target))
+        return load_file(path)
 
     def _path(self, key: str, suffix: str) -> Path:
         return self._folder / (key.replace("/", "_").replace(" ", "-") + suffix)

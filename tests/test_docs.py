@@ -46,7 +46,9 @@ def test_console_blocks(folder, page):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("page", ["docs/guide.md", "docs/calibration.md", "docs/pruning.md", "README.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/guide.md", "docs/calibration.md", "docs/pruning.md", "docs/rate-aware.md", "README.md"]
+)
 def test_python_blocks(folder, page):
     code = "\n".join(blocks(page, "python"))
     assert code

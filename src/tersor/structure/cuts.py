@@ -96,6 +96,25 @@ def cut(model: nn.Module, cuts: Cuts, edits: Edits) -> None:
             edits.kind(module, NarrowMultiheadAttention)
 
 
+def taken(name: str, tensor: Tensor, cuts: Cuts) -> Tensor:
+    """What is left of the tensor of that name: a new one, or itself where nothing of it goes."""
+    for dim, own in _of(name, cuts):
+        tensor = tensor.index_select(dim, own.kept().to(tensor.device))
+    return tensor
+
+
+def embedded(name: str, tensor: Tensor, cuts: Cuts) -> Tensor:
+    """The inverse of `taken`: the tensor in its size before, zero where positions went."""
+    for dim, own in _of(name, cuts):
+        whole = tensor.new_zeros((*tensor.shape[:dim], own.size, *tensor.shape[dim + 1 :]))
+        tensor = whole.index_copy_(dim, own.kept().to(tensor.device), tensor)
+    return tensor
+
+
+def _of(name: str, cuts: Cuts) -> list[tuple[int, Cut]]:
+    return [(dim, own) for (tensor, dim), own in cuts.items() if tensor == name]
+
+
 def zero(model: nn.Module, cuts: Cuts, edits: Edits) -> None:
     """Puts copies in the place of the model's tensors whose positions that go are zero. Errors as `cut`."""
     _replace(model, cuts, edits, _zeroed)

@@ -1,0 +1,281 @@
+"""LeNet-300-100 and LeNet-5 on MNIST in files of a few kilobytes: rate-aware training (docs/rate-aware.md).
+
+    TERSOR_DATA=... python -m examples.rate_aware_lenets [--short] [--seeds N] [NETWORK ...]
+
+writes examples/results/rate_aware_lenets.json. Bytes are those of whole .tsr files on disk. Each goal is a size; the
+multiplier that meets it is searched for by `allocation.trained.train_to_size`, from stage to stage, so that the larger
+network starts the smaller one. Nothing is chosen by test images: of several stages that are small enough the best on
+validation images is taken, and what was taken is tested once, at the end. The dense networks have the same images, with
+the same shifts, as the small ones.
+
+Budget: one core, at most 90 minutes for both networks, three seeds, with and without shifts; what is done is kept, and
+an interrupted run goes on. `MALLOC_MMAP_THRESHOLD_=268435456 MALLOC_TRIM_THRESHOLD_=536870912` in the environment takes
+page faults off, most of the time of elementwise work. `--short` runs on scikit-learn's digits in under a minute, proves
+no number and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import tersor
+from benchmarks.journal import Journal
+from benchmarks.machine import describe
+from benchmarks.mnist import LeNet5, LeNet300, digits, mnist
+from benchmarks.ratetraining import Pictures, Stage, Trainer, Weights, compressed, ordered, strongest
+from benchmarks.training import Split, accuracy, seeded, summary
+from tersor.allocation import trained
+
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A file of at most `max_bytes` that errs at most `error` % on test images; None: as the dense network does."""
+
+    max_bytes: int
+    error: float | None
+    published: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """A network, how it is trained at first and in each stage, and the goals, largest file first.
+
+    keep: units of each group that the first stage starts with; others keep all. first: multiplier of the first stage.
+    taught: LeNet-5 teaches in the stages.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    dense: Stage
+    stage: Stage
+    goals: tuple[Goal, ...]
+    first: float
+    keep: dict[str, int] = field(default_factory=dict)
+    taught: bool = False
+
+
+DENSE5 = Stage(8, rate=2e-3, multiplier=0.0, decay=0.01)
+STUDIES = (
+    Study(
+        "LeNet-300-100",
+        LeNet300,
+        Stage(20, rate=2e-3, multiplier=0.0, decay=0.01),
+        Stage(24),
+        (
+            Goal(6500, None, "Deep Compression: 27 KB, no loss"),
+            Goal(2400, 1.58, "Deep Compression: 27 KB at 1.58 %"),
+            Goal(2100, 1.9, "entropy-penalised reparameterization: 8.56 KB at 1.9 %"),
+        ),
+        3e-6,
+        taught=True,
+    ),
+    Study(
+        "LeNet-5",
+        LeNet5,
+        DENSE5,
+        Stage(16),
+        (
+            Goal(8000, None, "no loss"),
+            Goal(4000, 0.74, "Deep Compression: 44 KB at 0.74 %"),
+            Goal(1500, 1.0, "MIRACLE: 1.52 KB at 0.96 %; entropy-penalised reparameterization: 2.84 KB at 1.0 %"),
+        ),
+        3e-6,
+        {"conv1.weight": 10, "conv2.weight": 20, "fc1.weight": 100},
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One network, seed and kind of augmentation: what trains it, and what it did before."""
+
+    study: Study
+    seed: int
+    shifts: bool
+    data: Split
+    journal: Journal
+
+    def key(self, *words: object) -> str:
+        """In the journal."""
+        return " ".join(map(str, (self.study.name, self.seed, "shifts" if self.shifts else "plain", *words)))
+
+    def planned(self, stage: Stage, **changes: Any) -> Stage:
+        """The stage with this arm's augmentation."""
+        return dataclasses.replace(stage, shifts=self.shifts, **changes)
+
+    def dense(self, build: Callable[[], nn.Module], stage: Stage, name: str) -> Weights:
+        """The float network, trained."""
+        start = Weights(dict(seeded(build, self.seed).state_dict()))
+
+        def work() -> dict[str, torch.Tensor]:
+            trainer = Trainer(build, Pictures(self.data.train, self.shifts), fold=False)
+            return trainer.run(start, self.planned(stage), self.seed).flat()
+
+        return Weights.of(self.journal.tensors(self.key("dense", name), work))
+
+    def teacher(self) -> nn.Module | None:
+        """LeNet-5 for a study that is taught."""
+        if not self.study.taught:
+            return None
+        model = LeNet5()
+        model.load_state_dict(dict(self.dense(LeNet5, DENSE5, "LeNet-5").tensors))
+        return model.eval()
+
+
+def small(arm: Arm, dense: Weights, firsts: dict[int, float]) -> list[dict[str, Any]]:
+    """For each goal the bytes of the file, errors in %, and the multiplier; test errors are counted last.
+
+    firsts: by goal, the multiplier that an earlier seed ended with; changed.
+    """
+    study = arm.study
+    pictures = Pictures(arm.data.train, arm.shifts, arm.teacher())
+    trainer = Trainer(study.build, pictures)
+    start = strongest(trainer, dense, study.keep) if study.keep else dense
+    found: list[tuple[Goal, trained.Stage[Weights]]] = []
+    for goal in study.goals:
+
+        def train(multiplier: float, origin: Weights, goal: Goal = goal) -> trained.Stage[Weights]:
+            stage = arm.planned(study.stage, multiplier=multiplier, distilled=0.7 if study.taught else 0.0)
+
+            def work() -> dict[str, torch.Tensor]:
+                return ordered(trainer, trainer.run(origin, stage, arm.seed)).flat()
+
+            weights = Weights.of(arm.journal.tensors(arm.key(goal.max_bytes, f"{multiplier:.4g}"), work))
+            metric = accuracy(trainer.quantized(weights), arm.data.validation)
+            return trained.Stage(multiplier, weights, file_bytes(weights), metric)
+
+        first = firsts.get(goal.max_bytes, study.first if not found else 2 * found[-1][1].multiplier)
+        stage = trained.train_to_size(train, start, goal.max_bytes, first, within=0.12, attempts=4)
+        if stage is not None:
+            found.append((goal, stage))
+            firsts[goal.max_bytes] = stage.multiplier
+            start = stage.network
+    return [
+        {
+            "goal": goal.max_bytes,
+            "multiplier": stage.multiplier,
+            "bytes": stage.size,
+            "validation": 100 - stage.metric,
+            "test": 100 - accuracy(reloaded(study, stage.network), arm.data.test),
+        }
+        for goal, stage in found
+    ]
+
+
+def file_bytes(weights: Weights) -> int:
+    """Of the whole .tsr file on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.tsr"
+        tersor.save(compressed(weights), path, threads=1)
+        return path.stat().st_size
+
+
+def reloaded(study: Study, weights: Weights) -> nn.Module:
+    """The network of the original class, with the tensors that the file gives back."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.tsr"
+        tersor.save(compressed(weights), path, threads=1)
+        model = study.build()
+        model.load_state_dict(tersor.load(path))
+        return model.eval()
+
+
+def measure(study: Study, seeds: Sequence[int], shifts: bool, data: Split, journal: Journal) -> dict[str, Any]:
+    """Bytes and errors over seeds, of the dense network and for every goal."""
+    dense: list[float] = []
+    rows: list[list[dict[str, Any]]] = []
+    firsts: dict[int, float] = {}
+    for seed in seeds:
+        arm = Arm(study, seed, shifts, data, journal)
+        weights = arm.dense(study.build, study.dense, study.name)
+        rows.append(small(arm, weights, firsts))
+        model = study.build()
+        model.load_state_dict(dict(weights.tensors))
+        dense.append(100 - accuracy(model, data.test))
+    goals = []
+    for goal in study.goals:
+        reached = [row for each in rows for row in each if row["goal"] == goal.max_bytes]
+        names = ("bytes", "validation", "test") if reached else ()
+        columns = {name: summary([row[name] for row in reached]) for name in names}
+        allowed = summary(dense)["mean"] if goal.error is None else goal.error
+        met = len(reached) == len(seeds) and columns["test"]["mean"] <= allowed
+        goals.append({**dataclasses.asdict(goal), "allowed": allowed, "met": met, **columns})
+    plans = {"dense": dataclasses.asdict(study.dense), "stage": dataclasses.asdict(study.stage)}
+    original = 4 * sum(parameter.numel() for parameter in study.build().parameters())
+    return {
+        "network": study.name,
+        "shifts": shifts,
+        "seeds": list(seeds),
+        "plans": plans,
+        "original_bytes": original,
+        "dense_test": summary(dense),
+        "goals": goals,
+        "rows": rows,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """As plain text."""
+    dense = result["dense_test"]
+    augmented = "with shifts" if result["shifts"] else "without augmentation"
+    print(f"\n{result['network']}, {len(result['seeds'])} seeds, {augmented}")
+    print(f"{'dense':>10} {result['original_bytes']:12,} bytes  error {dense['mean']:5.2f} ± {dense['std']:4.2f} %")
+    for goal in result["goals"]:
+        if "bytes" not in goal:
+            print(f"{goal['max_bytes']:>10} bytes: no network was small enough")
+            continue
+        size, error = goal["bytes"], goal["test"]
+        print(
+            f"{goal['max_bytes']:>10} {size['mean']:12,.0f} bytes  error {error['mean']:5.2f} ± {error['std']:4.2f} %  "
+            f"allowed {goal['allowed']:.2f}  {'met' if goal['met'] else 'missed'}"
+        )
+
+
+def shortened(study: Study) -> Study:
+    """A study of seconds, on a thousand digits: one goal that any training meets."""
+    goals = (Goal(12_000, None, "none"),)
+    dense = dataclasses.replace(study.dense, epochs=2, batch=64)
+    stage = dataclasses.replace(study.stage, epochs=3, batch=64)
+    return dataclasses.replace(study, dense=dense, stage=stage, goals=goals, first=3e-4, taught=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    parser = argparse.ArgumentParser(description="LeNets in files of a few kilobytes")
+    parser.add_argument("--short", action="store_true", help="digits of scikit-learn, seconds")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    parser.add_argument("networks", nargs="*", help="LeNet-300-100, LeNet-5; both if none is named")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # the networks are too small for more
+    data = digits() if options.short else mnist()
+    if data is None:
+        raise SystemExit("MNIST was not found below TERSOR_DATA; --short needs no data")
+    studies = [study for study in STUDIES if not options.networks or study.name in options.networks]
+    if options.short:
+        studies = [shortened(study) for study in studies]
+    seeds = SEEDS[:1] if options.short else SEEDS[: options.seeds]
+    journal = Journal("rate_aware_lenets", [options.short, [dataclasses.asdict(study) for study in studies]])
+    results = []
+    for study in studies:
+        for shifts in (True,) if options.short else (True, False):
+            results.append(measure(study, seeds, shifts, data, journal))
+            show(results[-1])
+    if not options.short:
+        path = Path(__file__).parent / "results" / "rate_aware_lenets.json"
+        path.write_text(json.dumps({"machine": describe(), "results": results}, indent=2) + "\n")
+    return results
+
+
+if __name__ == "__main__":
+    main()
