@@ -19,6 +19,7 @@ from tersor.quantization import Binarize, Cast, FixedPoint, Lossless, Palettize,
 from tersor.recipe import Recipe, Rule
 from tersor.report.inspection import inspect
 from tersor.restore import load
+from tersor.sessions import Session, prepare
 from tersor.shrinking import (
     Gradual,
     Iterative,
@@ -54,6 +55,7 @@ __all__ = [
     "Regrow",
     "Rule",
     "Schedule",
+    "Session",
     "TensorReader",
     "Ternarize",
     "TersorError",
@@ -66,6 +68,7 @@ __all__ = [
     "load",
     "lottery",
     "open",
+    "prepare",
     "prune",
     "save",
     "sensitivity",
