@@ -6,6 +6,7 @@ state_dict = tersor.load("model.tsr")
 with tersor.open("model.tsr") as tensors: ...  # one at a time, or in parts
 """
 
+from tersor import recipes
 from tersor._version import __version__
 from tersor.allocation import Curve
 from tersor.compress import compress
@@ -17,6 +18,7 @@ from tersor.pruning import Prune, Regrow
 from tersor.pruning.schedules import Schedule
 from tersor.quantization import Binarize, Cast, FixedPoint, Lossless, Palettize, Quantize, Ternarize
 from tersor.recipe import Recipe, Rule
+from tersor.recovery import recover
 from tersor.report.inspection import inspect
 from tersor.restore import load
 from tersor.sessions import Session, prepare
@@ -33,25 +35,31 @@ from tersor.shrinking import (
 )
 from tersor.storage import save
 from tersor.streaming import TensorReader, open
+from tersor.training import Answers, Distill, Distillation, Match, Recover, cached_answers
 
 __all__ = [
+    "Answers",
     "Binarize",
     "Calibrate",
     "Cast",
     "CompressedModel",
     "Curve",
     "Diagnosis",
+    "Distill",
+    "Distillation",
     "FixedPoint",
     "Gradual",
     "Iterative",
     "LayerByLayer",
     "Lossless",
+    "Match",
     "Palettize",
     "Prune",
     "PruneChannels",
     "Pruned",
     "Quantize",
     "Recipe",
+    "Recover",
     "Regrow",
     "Rule",
     "Schedule",
@@ -61,6 +69,7 @@ __all__ = [
     "TersorError",
     "TersorWarning",
     "__version__",
+    "cached_answers",
     "compress",
     "diagnose",
     "finalize",
@@ -70,6 +79,8 @@ __all__ = [
     "open",
     "prepare",
     "prune",
+    "recipes",
+    "recover",
     "save",
     "sensitivity",
 ]

@@ -95,7 +95,7 @@ def cached_answers(
 
 
 def _computed(model: nn.Module, number: int, samples: list[Any], dtype: torch.dtype, seed: int) -> Tensor:
-    found = []
+    found: list[Tensor] = []
     with torch.no_grad(), untouched(model, seed):
         for index, batch, size in batches(samples):
             output = main_output(call(model, batch, index))
