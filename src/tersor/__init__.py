@@ -35,7 +35,7 @@ from tersor.shrinking import (
 )
 from tersor.storage import save
 from tersor.streaming import TensorReader, open
-from tersor.training import Answers, Distill, Distillation, Match, Recover, cached_answers
+from tersor.training import Answers, Distill, Distillation, MatchFeatures, Recover, cached_answers
 
 __all__ = [
     "Answers",
@@ -52,7 +52,7 @@ __all__ = [
     "Iterative",
     "LayerByLayer",
     "Lossless",
-    "Match",
+    "MatchFeatures",
     "Palettize",
     "Prune",
     "PruneChannels",

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import tersor
 from tersor.errors import CalibrationError, MismatchError, UsageError
 from tersor.training import (
     Distill,
     Distillation,
-    Match,
+    MatchFeatures,
     angle_loss,
     attention_loss,
     distance_loss,
@@ -90,7 +91,7 @@ def test_teachers_are_left_as_they_were():
     teacher[0].weight.requires_grad_(False)
     before, state = snapshot(teacher), torch.get_rng_state()
     distillation = Distillation(
-        student, teacher, Distill(matches=(Match("2", "2", "attention"),)), example_inputs=INPUTS
+        student, teacher, Distill(matches=(MatchFeatures("2", "2", "attention"),)), example_inputs=INPUTS
     )
     assert torch.equal(state, torch.get_rng_state())
     distillation(None, INPUTS, student(INPUTS)).backward()
@@ -106,10 +107,10 @@ def test_teachers_are_left_as_they_were():
 def test_matches_of_features():
     student, teacher = network(2).eval(), network(3).eval()
     matches = (
-        Match("2", "2", "hint", 2.0),
-        Match("1", "2", "attention", 3.0),
-        Match("3", "3", "distance", 4.0),
-        Match("", "", "angle", 5.0),
+        MatchFeatures("2", "2", "hint", 2.0),
+        MatchFeatures("1", "2", "attention", 3.0),
+        MatchFeatures("3", "3", "distance", 4.0),
+        MatchFeatures("", "", "angle", 5.0),
     )
     before = snapshot(student)
     distillation = Distillation(student, teacher, Distill(1.0, 0.0, matches=matches), example_inputs=INPUTS)
@@ -133,14 +134,14 @@ def test_matches_of_features():
 
 def test_equal_channels_need_no_projection():
     student, teacher = network(3), network(3)
-    matches = (Match("2", "2"), Match("0", "0", number=1))
+    matches = (MatchFeatures("2", "2"), MatchFeatures("0", "0", number=1))
     distillation = Distillation(student, [teacher, network(5)], Distill(matches=matches), example_inputs=INPUTS)
     assert set(distillation.projections) == {"1"}
 
 
 def test_features_are_those_of_the_training_call():
     student, teacher = network(2), network(2)
-    config = Distill(weight=0.0, matches=(Match("0", "0"),))
+    config = Distill(weight=0.0, matches=(MatchFeatures("0", "0"),))
     distillation = Distillation(student, teacher, config, example_inputs=INPUTS)
     with torch.no_grad():
         expected = hint_loss(student[0](INPUTS), teacher[0](INPUTS))
@@ -185,7 +186,7 @@ def test_a_student_learns_what_only_its_teacher_knows():
 
 
 def test_configs_travel_as_json():
-    config = Distill(2.5, 0.5, "logits", True, (Match("a", "b", "angle", 0.1, 1), Match()))
+    config = Distill(2.5, 0.5, "logits", True, (MatchFeatures("a", "b", "angle", 0.1, 1), MatchFeatures()))
     assert Distill.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
@@ -219,14 +220,37 @@ def test_errors_name_what_and_where():
     with pytest.raises(UsageError, match="teacher 0 must be"):
         Distillation(student, [3])
     with pytest.raises(UsageError, match="example_inputs"):
-        Distillation(student, teacher, Distill(matches=(Match("2", "2"),)))
+        Distillation(student, teacher, Distill(matches=(MatchFeatures("2", "2"),)))
     for match, text in (
-        (Match("nowhere", "2"), "the student has no module 'nowhere'"),
-        (Match("2", "nowhere"), "teacher 0 has no module 'nowhere'"),
-        (Match("2", "2", number=1), "only 1 teachers"),
-        (Match("2", "3"), r"hint of '2' and teacher 0's '3'.*\(6, 2, 4, 4\)"),
-        (Match("3", "3", "attention"), "no map of attention"),
+        (MatchFeatures("nowhere", "2"), "the student has no module 'nowhere'"),
+        (MatchFeatures("2", "nowhere"), "teacher 0 has no module 'nowhere'"),
+        (MatchFeatures("2", "2", number=1), "only 1 teachers"),
+        (MatchFeatures("2", "3"), r"hint of '2' and teacher 0's '3'.*\(6, 2, 4, 4\)"),
+        (MatchFeatures("3", "3", "attention"), "no map of attention"),
     ):
         with pytest.raises((UsageError, MismatchError), match=text):
             Distillation(student, teacher, Distill(matches=(match,)), example_inputs=INPUTS)
     assert not any(m._forward_hooks for net in (student, teacher) for m in net.modules())
+
+
+def test_in_a_session():
+    student, teacher = network(2), network(3)
+    config = Distill(2.0, 0.5, matches=(MatchFeatures("2", "2"),), rate=0.05)
+    distillation = Distillation(student, teacher, config, example_inputs=INPUTS)
+    before = copy.deepcopy(distillation.state_dict())
+    optimizer = torch.optim.SGD(student.parameters(), 0.1)
+    recipe = tersor.Recipe([tersor.Rule("5.weight", tersor.Palettize(bits=2))])
+    session = tersor.prepare(student, recipe, optimizer=optimizer, distillation=distillation)
+    assert 0.05 in [group["lr"] for group in optimizer.param_groups if group["params"]]
+    for _ in range(2):
+        outputs = student(INPUTS)
+        loss = session.loss(F.cross_entropy(outputs, LABELS), inputs=INPUTS, outputs=outputs)
+        soft, hint = distillation.last["soft"], distillation.last[str(config.matches[0])]
+        assert torch.allclose(loss, 0.5 * F.cross_entropy(outputs, LABELS) + 0.5 * soft + hint)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        session.step()
+    assert not torch.equal(before["projections.0.weight"], distillation.state_dict()["projections.0.weight"])
+    compressed = session.finalize()
+    assert torch.equal(compressed.state_dict()["5.weight"], student[5].weight)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -106,6 +106,7 @@ def deep_compression(
     recipe: Recipe | None = None,
     schedule: Iterative | None = None,
     train_centroids: Train | None = None,
+    watch: Callable[[str, nn.Module], object] | None = None,
     threads: int | None = None,
 ) -> DeepCompressed:
     """Prunes, clusters and codes a trained network.
@@ -118,6 +119,7 @@ def deep_compression(
               there are to be centroids get fewer bits, and a note.
     schedule: of pruning; by default `Iterative(steps=5)`. Its `max_drop` ends pruning where the metric has lost more.
     train_centroids: in the place of `train` once weights are clustered: the paper trains these at smaller rates.
+    watch:    called with each stage's name and network, which it must not change.
     threads:  of coding; None for one a CPU.
 
     Where the metric falls while centroids are trained, they are left as k-means found them. Raises UsageError for
@@ -130,18 +132,18 @@ def deep_compression(
         if not callable(function) and (function is not None or name == "train"):
             raise UsageError(f"deep_compression: {name} must be a function of the model, got {function!r}")
     recipe = recipe or paper_recipe(model)
-    ledger = _Ledger(evaluate, threads)
+    ledger = _Ledger(evaluate, watch, threads)
+    schedule = schedule or Iterative()
     before = compress(model, lossless=True)
     ledger.add("trained", model, before)
 
     def trained(network: nn.Module) -> object:
         result = train(network)
-        ledger.sizes.append(ledger.sizes_of(compress(network, lossless=True)))
+        ledger.pruned(network, schedule.steps)
         return result
 
-    found = prune(model, recipe, fine_tune=trained, evaluate=evaluate, schedule=schedule or Iterative())
-    for step, sizes in zip(found.rounds, ledger.sizes, strict=True):
-        ledger.stages.append(Stage(f"pruned, {step.step}", sizes, step.metric))
+    found = prune(model, recipe, fine_tune=trained, evaluate=evaluate, schedule=schedule)
+    ledger.measured([step.metric for step in found.rounds])
     representations, notes = _representations(found.model, recipe)
     session = prepare(found.model, representations)
     clustered = copy.deepcopy(session.model)
@@ -183,19 +185,35 @@ def _representations(model: nn.Module, recipe: Recipe) -> tuple[Recipe, list[str
 
 
 class _Ledger:
-    """Stages, measured. Mutable. sizes: of pruning's steps, whose metrics come later."""
+    """Stages, measured. Mutable."""
 
-    def __init__(self, evaluate: Evaluate | None, threads: int | None) -> None:
-        self.evaluate, self.threads = evaluate, threads
+    def __init__(
+        self, evaluate: Evaluate | None, watch: Callable[[str, nn.Module], object] | None, threads: int | None
+    ) -> None:
+        self.evaluate, self.watch, self.threads = evaluate, watch, threads
         self.stages: list[Stage] = []
-        self.sizes: list[dict[str, int]] = []
 
     def add(self, name: str, model: nn.Module, compressed: CompressedModel) -> Stage:
         metric = None if self.evaluate is None else measured(self.evaluate, model, f", {name}")
-        self.stages.append(Stage(name, self.sizes_of(compressed), metric))
-        return self.stages[-1]
+        return self._note(Stage(name, self._sizes(compressed), metric), model)
 
-    def sizes_of(self, compressed: CompressedModel) -> dict[str, int]:
+    def pruned(self, model: nn.Module, steps: int) -> None:
+        """A step of pruning, whose metric comes later."""
+        name = f"pruned, step {len(self.stages)} of {steps}"
+        self._note(Stage(name, self._sizes(compress(model, lossless=True))), model)
+
+    def measured(self, metrics: Sequence[float | None]) -> None:
+        """The metrics of pruning's steps, in their order."""
+        steps = [replace(stage, metric=metric) for stage, metric in zip(self.stages[1:], metrics, strict=True)]
+        self.stages[1:] = steps
+
+    def _note(self, stage: Stage, model: nn.Module) -> Stage:
+        self.stages.append(stage)
+        if self.watch is not None:
+            self.watch(stage.name, model)
+        return stage
+
+    def _sizes(self, compressed: CompressedModel) -> dict[str, int]:
         return {name: _file_bytes(compressed, coder, self.threads) for name, coder in CODERS.items()}
 
 

@@ -4,7 +4,7 @@ from tersor.training.answers import Answers, cached_answers
 from tersor.training.attention_transfer import attention_loss, attention_map
 from tersor.training.augment import default_augment
 from tersor.training.distill import default_distance, relative_error, soft_targets
-from tersor.training.distillation import Distill, Distillation, Match
+from tersor.training.distillation import Distill, Distillation, MatchFeatures
 from tersor.training.ensembles import ensemble_logits, ensemble_values
 from tersor.training.hints import hint_loss, projection
 from tersor.training.recover import Recovered, recover
@@ -15,7 +15,7 @@ __all__ = [
     "Answers",
     "Distill",
     "Distillation",
-    "Match",
+    "MatchFeatures",
     "Recover",
     "Recovered",
     "angle_loss",

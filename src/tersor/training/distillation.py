@@ -2,7 +2,7 @@
 
     L = (1 - w) L_task + w t^2 KL(p_teachers(t) | p_student(t)) + sum over matches of w_m L_m
 
-(Hinton et al. 2015, section 2, with the matches of `Match`.)
+(Hinton et al. 2015, section 2, with the matches of `MatchFeatures`.)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KINDS = {"hint": hint_loss, "attention": attention_loss, "distance": distance_lo
 
 
 @dataclass(frozen=True)
-class Match(Options):
+class MatchFeatures(Options):
     """Features of the student that follow a teacher's.
 
     student, teacher: names of the modules whose outputs they are; "" is the whole network.
@@ -81,7 +81,7 @@ class Distill(Options):
     weight: float = 0.9
     ensemble: Mean = "probabilities"
     classes: bool | None = None
-    matches: tuple[Match, ...] = ()
+    matches: tuple[MatchFeatures, ...] = ()
     rate: float = 1e-3
 
     def __post_init__(self) -> None:
@@ -92,11 +92,11 @@ class Distill(Options):
         if self.classes is not None:
             self.check_flag("classes")
         if not isinstance(self.matches, Sequence) or isinstance(self.matches, str):
-            raise UsageError(f"{self.name}: matches must be a list of Match, got {self.matches!r}")
-        found = [Match.from_dict(match) if isinstance(match, Mapping) else match for match in self.matches]
+            raise UsageError(f"{self.name}: matches must be a list of MatchFeatures, got {self.matches!r}")
+        found = [MatchFeatures.from_dict(match) if isinstance(match, Mapping) else match for match in self.matches]
         for match in found:
-            if not isinstance(match, Match):
-                raise UsageError(f"{self.name}: matches must be a list of Match, got {match!r}")
+            if not isinstance(match, MatchFeatures):
+                raise UsageError(f"{self.name}: matches must be a list of MatchFeatures, got {match!r}")
         object.__setattr__(self, "matches", tuple(found))
 
 
@@ -241,7 +241,7 @@ class Distillation(nn.Module):
         mean = ensemble_logits(there, config.temperature, config.ensemble) if classes else ensemble_values(there)
         return default_distance(config.temperature, classes)(student, mean)
 
-    def _matched(self, index: int, match: Match, own: Tensor, wanted: Tensor) -> Tensor:
+    def _matched(self, index: int, match: MatchFeatures, own: Tensor, wanted: Tensor) -> Tensor:
         if str(index) in self.projections:
             own = self.projections[str(index)](own)
         try:
