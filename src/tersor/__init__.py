@@ -6,6 +6,7 @@ state_dict = tersor.load("model.tsr")
 with tersor.open("model.tsr") as tensors: ...  # one at a time, or in parts
 """
 
+from tersor import recipes
 from tersor._version import __version__
 from tersor.allocation import Curve
 from tersor.compress import compress
@@ -18,6 +19,7 @@ from tersor.pruning import Prune, PruneBlocks, PruneChannels, Regrow
 from tersor.pruning.schedules import Schedule
 from tersor.quantization import Binarize, Cast, FixedPoint, Lossless, Palettize, Quantize, Ternarize
 from tersor.recipe import Recipe, Rule
+from tersor.recovery import recover
 from tersor.report.inspection import inspect
 from tersor.restore import load
 from tersor.sessions import Session, prepare
@@ -34,20 +36,25 @@ from tersor.shrinking import (
 from tersor.simulation.observers import Observe
 from tersor.storage import save
 from tersor.streaming import TensorReader, open
+from tersor.training import Answers, Distill, Distillation, MatchFeatures, Recover, cached_answers
 
 __all__ = [
+    "Answers",
     "Binarize",
     "Calibrate",
     "Cast",
     "CompressedModel",
     "Curve",
     "Diagnosis",
+    "Distill",
+    "Distillation",
     "FixedPoint",
     "Gradual",
     "Integers",
     "Iterative",
     "LayerByLayer",
     "Lossless",
+    "MatchFeatures",
     "Observe",
     "Palettize",
     "Prune",
@@ -56,6 +63,7 @@ __all__ = [
     "Pruned",
     "Quantize",
     "Recipe",
+    "Recover",
     "Regrow",
     "Rule",
     "Schedule",
@@ -65,6 +73,7 @@ __all__ = [
     "TersorError",
     "TersorWarning",
     "__version__",
+    "cached_answers",
     "compress",
     "diagnose",
     "finalize",
@@ -76,6 +85,8 @@ __all__ = [
     "prepare",
     "prune",
     "quantize_int8",
+    "recipes",
+    "recover",
     "save",
     "sensitivity",
 ]

@@ -6,7 +6,6 @@ checksum in its name. "tersor.work.json" says whose findings they are.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -28,6 +26,7 @@ from tersor.container.reader import Reader
 from tersor.container.writer import Entry, write_tsr
 from tersor.errors import InputError, OutputError, TersorError, TersorWarning, UsageError
 from tersor.files import atomic_file
+from tersor.identity import add_model, add_value
 from tersor.tensors import CompressedTensor
 
 T = TypeVar("T")
@@ -167,35 +166,11 @@ def identity_of(model: nn.Module, batches: Iterable[Any], options: Any) -> bytes
     """
     digest = hashlib.blake2b(digest_size=32)
     digest.update(f"tersor {__version__}\n{options!r}\n".encode())
-    for name, module in model.named_modules():
-        digest.update(f"module {name!r} {type(module).__module__}.{type(module).__qualname__}\n".encode())
-    for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
-        digest.update(f"{name!r} ".encode())
-        _add(digest, tensor)
+    add_model(digest, model)
     for index, batch in enumerate(batches):
         digest.update(f"batch {index}\n".encode())
-        _add(digest, batch)
+        add_value(digest, batch)
     return digest.digest()
-
-
-def _add(digest: Any, value: Any) -> None:
-    if isinstance(value, Tensor):
-        digest.update(f"{value.dtype} {tuple(value.shape)}\n".encode())
-        plain = value.detach().to("cpu").to_dense().resolve_conj().resolve_neg().contiguous()
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy() if plain.numel() else b"")
-    elif isinstance(value, Mapping):
-        digest.update(f"mapping of {len(value)}\n".encode())
-        for key, part in value.items():
-            digest.update(f"{key!r} ".encode())
-            _add(digest, part)
-    elif isinstance(value, (tuple, list)):
-        digest.update(f"{type(value).__name__} of {len(value)}\n".encode())
-        for part in value:
-            _add(digest, part)
-    elif value is None or isinstance(value, (bool, int, float, complex, str, bytes)) or dataclasses.is_dataclass(value):
-        digest.update(f"{value!r}\n".encode())
-    else:
-        digest.update(f"{type(value).__qualname__}\n".encode())  # its repr may hold an address
 
 
 def _stem(kind: str, key: str) -> str:

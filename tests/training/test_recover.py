@@ -138,7 +138,7 @@ def test_errors_name_what_is_wrong():
     with pytest.raises(MismatchError, match=r"5\.weight"):
         recover(model, student, {"5.weight": tensors["0.weight"]}, samples, FAST)
     with pytest.raises(MismatchError, match="same parameters"):
-        recover(nn.Linear(2, 2), student, tensors, samples, FAST)
+        recover(nn.Linear(2, 2), student, tensors, samples, dataclasses.replace(FAST, codes=True))
     with pytest.raises(CalibrationError, match="step 3"):
         recover(model, student, tensors, samples, dataclasses.replace(FAST, distance=_turns_bad()))
     with pytest.raises(CalibrationError, match="held-out"):

@@ -61,6 +61,6 @@ def default_distance(temperature: float, classes: bool | None = None) -> Distanc
 def _check_shapes(student: Tensor, teacher: Tensor) -> None:
     if student.shape != teacher.shape:
         raise CalibrationError(
-            f"the student's output has shape {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}; both must "
-            "be the same network"
+            f"the student's output has shape {tuple(student.shape)}, the teacher's {tuple(teacher.shape)}; they must "
+            "speak of the same samples and classes"
         )

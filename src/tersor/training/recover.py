@@ -2,7 +2,8 @@
 
 What stays in floating point (biases, norms) is trained with the codes fixed. With `codes`, too: layers are quantized
 anew one after the other, on their own grids by error feedback, and after each one the layers that are still floats
-learn to make its errors good, so that the next ones are rounded in the light of them.
+learn to make its errors good, so that the next ones are rounded in the light of them. With `values`, centroids and what
+pruning has left learn as well, under fixed masks and assignments.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tersor.training.minibatches import held_out
 from tersor.training.requantize import requantized, trellis_of
 from tersor.training.settings import Recover
 from tersor.training.trainer import Descent, Trainer, root_mean_square, surely_smaller
+from tersor.training.tying import has_values, tie, untie
 
 Quantize = Callable[[str, Tensor, LayerStatistics], CompressedTensor]
 """(name, weight, statistics of its inputs behind the quantized layers before it) -> the weight, quantized."""
@@ -65,8 +67,9 @@ def recover(
     and the result alike.
 
     model:    the float network; a pass leaves it as it was.
-    student:  the same modules, quantized weights set to what `tensors` dequantize to. Not changed.
-    tensors:  by name of the parameter. Masks and steps stay.
+    student:  its weights are what `tensors` dequantize to. Not changed. With `options.codes` it has the modules of
+              `model`, else any that give outputs of the same shape.
+    tensors:  by name of the student's parameter. Masks and steps stay.
     samples:  as `collect` takes them; all are held in memory. Batch norms keep their running moments.
     quantize: finds new codes; by default `requantized`, which needs scalar grids.
     progress: called with the name of what begins: a weight that is quantized, or an epoch.
@@ -76,7 +79,7 @@ def recover(
     shapes, or where the distance is NaN (it names the step).
     """
     options = options or Recover()
-    _check(model, student, tensors)
+    _check(model, student, tensors, same=options.codes)
     train, held = held_out(samples, options.held_out)
     trainer = Trainer(model, options, train, held, progress or (lambda _: None))
     with untouched(model, options.seed):
@@ -100,10 +103,10 @@ class _State:
     distances: Tensor
 
 
-def _check(model: nn.Module, student: nn.Module, tensors: Mapping[str, CompressedTensor]) -> None:
+def _check(model: nn.Module, student: nn.Module, tensors: Mapping[str, CompressedTensor], same: bool) -> None:
     shapes = {name: parameter.shape for name, parameter in student.named_parameters()}
-    if shapes != {name: parameter.shape for name, parameter in model.named_parameters()}:
-        raise MismatchError("recover: model and student do not have the same parameters")
+    if same and shapes != {name: parameter.shape for name, parameter in model.named_parameters()}:
+        raise MismatchError("recover: model and student do not have the same parameters, as new codes need")
     for name, tensor in tensors.items():
         if shapes.get(name) != tensor.shape:
             have = f"has shape {tuple(shapes[name])}" if name in shapes else "is no parameter"
@@ -123,18 +126,26 @@ def _float_rates(student: nn.Module, tensors: Mapping[str, CompressedTensor], op
 
 
 def _train_floats(trainer: Trainer, student: nn.Module, best: _State) -> _State:
-    """`best`, or something nearer: floats of `student` (changed) after some epoch, the codes those of `best`."""
+    """`best`, or something nearer: floats of `student` (changed) after some epoch, the codes those of `best`.
+
+    With `values`, what its tensors share or keep has learned, too.
+    """
     options = trainer.options
-    descent = Descent(trainer, student, _float_rates(student, best.tensors, options))
+    learned = {name: t for name, t in best.tensors.items() if options.values and has_values(t)}
+    rates = _float_rates(student, best.tensors, options)
+    rates |= {name: options.weight_lr * root_mean_square(t.dequantize()) for name, t in learned.items()}
+    descent = Descent(trainer, student, rates)
+    tie(student, learned)
     steps, since = trainer.steps_an_epoch(), 0
     for epoch in range(options.epochs):
         trainer.progress(f"epoch {epoch + 1} of {options.epochs}")
         for step in range(steps):
             descent.step(_cosine((epoch + step / steps) / options.epochs))
+        learned = untie(student, learned)
         distances = trainer.held_distances(student)
         since += 1
         if distances.mean() < best.distances.mean():
-            best, since = _State(best.tensors, _floats(student, best.tensors), distances), 0
+            best, since = _State(best.tensors | learned, _floats(student, best.tensors), distances), 0
         if since >= options.patience:
             break
     return best

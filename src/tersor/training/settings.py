@@ -17,11 +17,13 @@ class Recover:
     codes:       find new codes, too, instead of those given. It costs a pass over the samples for each weight. Where
                  the given codes came from sequential calibration (`calibration.lockstep`) it brought nothing in probes:
                  what logits of few hundred samples say about many weights did not carry over to other samples.
+    values:      train the centroids of codebooks and what is left of pruned floats, too; masks, and which weights share
+                 a centroid, stay as they are (`tying`).
     epochs:      passes over the samples with all codes fixed; 0 for none.
     patience:    epochs without a smaller held-out distance after which training ends.
     layer_steps: with `codes`, steps of the optimizer after each layer that is quantized.
     lr:          Adam's learning rate of float tensors, as a part of each tensor's root mean square.
-    weight_lr:   of weights that are still floats, likewise.
+    weight_lr:   of weights that are still floats, and of `values`, likewise.
     batch:       samples a step, of one of the batches given.
     temperature: of soft targets.
     held_out:    share of samples that are not trained on: they decide what is kept.
@@ -33,6 +35,7 @@ class Recover:
     """
 
     codes: bool = False
+    values: bool = False
     epochs: int = 12
     patience: int = 4
     layer_steps: int = 12
