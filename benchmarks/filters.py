@@ -7,7 +7,7 @@ writes benchmarks/results/filters.json (and filters-sensitivity-*.svg). Parts:
 criteria:    ResNet-20, 3 seeds: L1 against random, entropy, APoZ and Taylor, before and after fine-tuning.
 order:       ResNet-20, 3 seeds: half of the filters by L1 all at once, or layer by layer with fine-tuning in between.
 sensitivity: ResNet-20: accuracy against the share of each layer's filters that is gone, by L1 and Taylor.
-resnet56:    at least 27 % and 50 % of the multiply-accumulates removed, fine-tuned.
+resnet56:    at least 27 % and 50 % of the multiply-accumulates removed, by filters or by whole blocks, fine-tuned.
 vgg16:       half-width VGG-16-BN (`benchmarks.vgg`): at least 34 % of the multiply-accumulates and 64 % of the
              parameters removed, fine-tuned.
 latency:     of the last two, for one image on one thread, the networks in turn.
@@ -47,10 +47,11 @@ from benchmarks.sources import ResNetCifar, cifar10_test, cifar10_train
 from benchmarks.training import Plan, Split, accuracy, divided, fit, seeded, summary
 from benchmarks.vgg import VALIDATION, trained
 from tersor.costs import costs, measure_latency
-from tersor.pruning import PruneChannels
+from tersor.pruning import PruneBlocks, PruneChannels
 from tersor.shrinking import LayerByLayer, sensitivity
 
 RESULTS = Path(__file__).parent / "results"
+BATCH = 128
 CALIBRATION = 512
 """Training images that statistics are taken of; another draw for each seed."""
 SEEDS = (0, 1, 2)
@@ -67,12 +68,15 @@ VGG_FILTERS = ("features.0.weight", *(f"features.{n}.weight" for n in (24, 27, 3
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
+Config = PruneChannels | PruneBlocks
+
+
 @dataclass(frozen=True)
 class Target:
     """left: the shares of "macs" and "parameters" that may be left. configs: what may get there, by names."""
 
     left: dict[str, float]
-    configs: dict[str, PruneChannels]
+    configs: dict[str, Config]
 
 
 @dataclass(frozen=True)
@@ -104,16 +108,18 @@ class Bench:
         """Labelled training images for statistics."""
         images, labels = self.data.train
         drawn = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:CALIBRATION]
-        return list(zip(images[drawn].split(128), labels[drawn].split(128), strict=True))
+        return list(zip(images[drawn].split(BATCH), labels[drawn].split(BATCH), strict=True))
 
     def evidence(self, criterion: str, seed: int) -> dict[str, Any]:
         """What `tersor.prune` and `sensitivity` are given to judge by; Taylor's gradients are of the labelled loss."""
         samples = self.samples(seed)
         if criterion == "taylor":
             return {"example_inputs": self.example, "calibration": samples, "loss": _cross_entropy, "seed": seed}
-        return {"example_inputs": self.example, "calibration": [images for images, _ in samples], "seed": seed}
+        # Blocks are tried one by one: fewer images must do.
+        enough = 1 if criterion == "divergence" else len(samples)
+        return {"example_inputs": self.example, "calibration": [images for images, _ in samples[:enough]], "seed": seed}
 
-    def prune(self, model: nn.Module, config: PruneChannels, seed: int, **options: Any) -> tersor.Pruned:
+    def prune(self, model: nn.Module, config: Config, seed: int, **options: Any) -> tersor.Pruned:
         """A copy of `model` without what the config says."""
         return tersor.prune(model, config, **self.evidence(config.criterion, seed), **options)
 
@@ -147,7 +153,7 @@ class Bench:
         """The unpruned network, fine-tuned equally long."""
         return self.tuned(f"{setting.name} control {seed}", setting, seed, setting.build)
 
-    def pruned(self, setting: Setting, config: PruneChannels, seed: int) -> nn.Module:
+    def pruned(self, setting: Setting, config: Config, seed: int) -> nn.Module:
         """The network of a setting without what the config says, not fine-tuned."""
         return self.prune(setting.build(), dataclasses.replace(config, seed=seed), seed).finalize()
 
@@ -184,7 +190,7 @@ def _choices(bench: Bench, setting: Setting, target: Target) -> dict[str, float]
                 found[name] = accuracy(model, bench.data.validation)
         return found
 
-    return bench.journal.once(f"{setting.name} choices {target.left}", judged)
+    return bench.journal.once(f"{setting.name} choices {target.left} {' '.join(target.configs)}", judged)
 
 
 def latency(bench: Bench) -> dict[str, Any]:
@@ -195,7 +201,7 @@ def latency(bench: Bench) -> dict[str, Any]:
         for target in setting.targets:
             found = _choices(bench, setting, target)
             choice = max(found, key=lambda name: found[name])
-            models[str(target.left)] = bench.pruned(setting, target.configs[choice], 0)
+            models[f"{choice} {target.left}"] = bench.pruned(setting, target.configs[choice], 0)
         macs = {label: costs(model, (bench.example,)).macs for label, model in models.items()}
         seconds: dict[str, list[float]] = {label: [] for label in models}
         for _ in range(TURNS):
@@ -307,7 +313,7 @@ def show(part: str, result: dict[str, Any]) -> None:
 
 def _line(row: dict[str, Any]) -> str:
     if "seconds" in row:
-        return f"{row['network']:9} {row['left']:34} MACs {row['macs']:.3f}, latency {row['latency']:.3f}"
+        return f"{row['network']:9} {row['left']:45} MACs {row['macs']:.3f}, latency {row['latency']:.3f}"
     if "lost" in row:
         sizes = f"MACs {row['left']['macs']:.3f}, parameters {row['left']['parameters']:.3f}"
         scores = f"{row['pruned']['before']['test']:.2f} -> {row['pruned']['after']['test']:.2f}"
@@ -327,7 +333,11 @@ def cifar() -> Bench | None:
     plan = Plan(0.25, 0.01, 128, "sgd", 5e-4, augment=True)
     small = Setting("ResNet-20", found["ResNet-20"].build, plan, (_half(CRITERIA),), SEEDS)
     plan = Plan(1, 0.01, 128, "sgd", 5e-4, augment=True)
-    targets = tuple(Target({"macs": macs}, _configs({"macs": macs}, FILTERS)) for macs in (0.73, 0.5))
+    targets = tuple(
+        Target({"macs": macs}, configs)
+        for macs in (0.73, 0.5)
+        for configs in (_configs({"macs": macs}, FILTERS), {"blocks": PruneBlocks(macs=macs)})
+    )
     large = {"resnet56": Setting("ResNet-56", found["ResNet-56"].build, plan, targets, (0,))}
     halved = {name: PruneChannels(VGG_RATIO, criterion=name, match=VGG_FILTERS) for name in ("l1", "taylor")}
     target = Target({"macs": 0.66, "parameters": 0.36}, halved | _configs({"parameters": 0.36}, ("features.*",)))
@@ -341,7 +351,7 @@ def _half(criteria: Sequence[str]) -> Target:
     return Target({"macs": 0.5}, configs)
 
 
-def _configs(left: dict[str, float], match: tuple[str, ...]) -> dict[str, PruneChannels]:
+def _configs(left: dict[str, float], match: tuple[str, ...]) -> dict[str, Config]:
     return {
         f"{criterion} {scope}": PruneChannels(**left, criterion=criterion, scope=scope, match=match)
         for criterion in ("l1", "taylor")
