@@ -14,9 +14,9 @@ latency:     of the last two, for one image on one thread, the networks in turn.
 
 As in the paper, the first layer of each residual block loses filters. Each network is held against the unpruned one,
 fine-tuned equally long from the same weights with the same loss. ResNet-56 and VGG-16 are repaired from 512 training
-images before that; the tables of ResNet-20 are without repair, as the paper's. Validation images (2,000 of the training images) serve
-the one choice that is made, that of criterion and scope before fine-tuning; rates and epochs were not tuned. `--short`
-runs a tiny network on scikit-learn's digits and writes nothing.
+images before that; the tables of ResNet-20 are without repair, as the paper's. Validation images (2,000 of the training
+images) serve the one choice that is made, that of criterion and scope before fine-tuning; rates and epochs were not
+tuned. `--short` runs a tiny network on scikit-learn's digits and writes nothing.
 """
 
 from __future__ import annotations
