@@ -102,10 +102,9 @@ def test_a_torch_file_made_from_the_file_keeps_the_structure(tmp_path):
     (folder / "config.json").write_text("{}")
     save_file(small.state_dict(), folder / "model.safetensors", {"format": "pt", NAME: manifest_of(small).to_json()})
     for number, source in enumerate((small, small.state_dict(), folder)):
-        file = written(source)
         direct = hand.Plain().eval()
-        tersor.load(file, into=direct)
-        decompress_file(file, tmp_path / f"{number}.pt", "torch")
+        tersor.load(written(source), into=direct)
+        decompress_file(written(source), tmp_path / f"{number}.pt", "torch")
         state = torch.load(tmp_path / f"{number}.pt", weights_only=True)
         fresh = hand.Plain().eval()
         rebuild(fresh, state).load_state_dict(state)
