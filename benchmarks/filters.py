@@ -123,7 +123,7 @@ class Bench:
 
     def prune(self, model: nn.Module, config: Config, seed: int, **options: Any) -> tersor.Pruned:
         """A copy of `model` without what the config says."""
-        return tersor.prune(model, config, **self.evidence(config.criterion, seed), **options)
+        return tersor.prune(model, config, repair=False, **self.evidence(config.criterion, seed), **options)
 
     def tuned(self, key: str, setting: Setting, seed: int, start: Callable[[], nn.Module]) -> dict[str, Any]:
         """Scores of a network before fine-tuning and after it; what stands after each epoch is kept."""

@@ -21,11 +21,13 @@ from tersor.destinations import Destinations, given_destinations, module_destina
 from tersor.errors import CorruptFileError, MismatchError, UsageError
 from tersor.interop import Checkpoint, CheckpointInfo, TensorInfo, write_checkpoint
 from tersor.interop.safetensors import METADATA
+from tersor.interop.torch_file import STRUCTURE
+from tersor.interop.torch_structure import of_state_dict
 from tersor.parallel import ordered_map, thread_pool
 from tersor.structure.carried import carry, manifest_of
 from tersor.structure.edits import Edits
 from tersor.structure.manifest import NAME, apply_manifest
-from tersor.structure.stored import stored_manifest
+from tersor.structure.stored import layout_manifest, stored_manifest
 
 _BATCH = 64 << 20
 
@@ -33,7 +35,8 @@ _BATCH = 64 << 20
 class RestoredCheckpoint(Checkpoint):
     """An open .tsr file as a checkpoint of the kind that it was made from.
 
-    What the file says of a shrunk network's structure is in the metadata of safetensors files that are made from it.
+    What the file says of a shrunk network's structure is in the metadata of safetensors files and of state_dicts in
+    torch files that are made from it.
     Reading tensors in the order of the file is fast (they are decoded ahead, in parallel); any order works.
     """
 
@@ -44,11 +47,11 @@ class RestoredCheckpoint(Checkpoint):
         except BaseException:
             reader.close()
             raise
-        if NAME in attachments and METADATA not in attachments:
-            attachments[METADATA] = json.dumps(
-                {"format": "pt", NAME: attachments[NAME].decode(errors="replace")}
-            ).encode()
         tensors = tensor_infos(reader.index)
+        text = attachments[NAME].decode(errors="replace") if NAME in attachments else layout_manifest(attachments)
+        if text is not None:
+            attachments.setdefault(METADATA, json.dumps({"format": "pt", NAME: text}).encode())
+            attachments.setdefault(STRUCTURE, of_state_dict([info.name for info in tensors], {NAME: text}))
         self.info = CheckpointInfo(reader.index.source, tensors, attachments)
         self._own = [entry.name for entry in reader.index.tensors if entry.tied_to is None]
         self._turn = 0

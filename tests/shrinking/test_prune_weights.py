@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tersor import Prune, Recipe, Rule, TersorWarning
+from tersor import Prune, PruneChannels, Recipe, Rule, TersorWarning
 from tersor.compress import compress
 from tersor.errors import CalibrationError, UsageError
 from tersor.shrinking.holding import masks_of
@@ -131,12 +131,67 @@ def test_obs_makes_good_what_is_pruned():
     tune(model)
     errors = {}
     for criterion in ("l1", "obs"):
-        found = prune(model, Prune(density=0.4, criterion=criterion), calibration=[X])
+        found = prune(model, Prune(density=0.4, criterion=criterion), calibration=[X], repair=False)
         errors[criterion] = (found.model(X) - model(X)).square().mean().item()
         assert counts(found)["2.weight"] == 102
     assert errors["obs"] < 0.7 * errors["l1"]
     blocks = prune(model, Prune(density=0.5, criterion="obs", pattern="row"), calibration=[X])
     assert blocks.masks["2.weight"].all(1).sum() == 8
+
+
+def test_repair_makes_good_what_any_criterion_prunes():
+    model = build()
+    tune(model)
+    for config in (Prune(density=0.4), Prune(density=0.4, scope="global"), Prune(pattern="2:4", criterion="wanda")):
+        plain, found = (prune(model, config, calibration=[X], repair=repair) for repair in (False, True))
+        masks = found.masks
+        assert all(torch.equal(mask, masks[name]) for name, mask in plain.masks.items())
+        assert not any(found.finalize().get_parameter(name)[~mask].any() for name, mask in masks.items())
+        far, near = ((each.model(X) - model(X)).square().mean().item() for each in (plain, found))
+        assert near < 0.7 * far
+        unasked = prune(model, config, calibration=[X])
+        assert torch.equal(unasked.model(X), found.model(X))
+        few = prune(model, config, calibration=[X], fine_tune=lambda network: None)
+        assert config.criterion == "wanda" or torch.equal(few.model(X), plain.model(X))
+    assert torch.equal(
+        prune(model, Prune(density=0.4), calibration=[X[:63]]).model(X), prune(model, Prune(density=0.4)).model(X)
+    )
+
+
+def test_repair_gives_batch_norms_the_moments_that_they_see():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    with torch.no_grad():
+        model[0](X)
+        model.train()(3 * X + 1)
+    found = prune(model, Prune(density=0.5), calibration=[X], repair=True).model
+    seen = found[0](X)
+    assert torch.allclose(found[1].running_mean, seen.mean(0), atol=1e-5) and found.training
+    assert torch.allclose(found[1].running_var, seen.var(0), atol=1e-5)
+    smaller = prune(model, PruneChannels(ratio=0.5), calibration=[X]).model
+    assert torch.allclose(smaller[1].running_mean, smaller[0](X).mean(0), atol=1e-5)
+
+
+def test_weights_that_nothing_computes_are_repaired_and_the_others_left():
+    model = build()
+    nn.utils.parametrizations.weight_norm(model[2])
+    found = prune(model, Prune(density=0.5), calibration=[X], repair=True)
+    assert found.masks["2.weight"].double().mean() == 0.5
+    for repair, says in (("yes", "repair must be true"), (True, "repair needs calibration")):
+        with pytest.raises(UsageError, match=says):
+            prune(build(), Prune(density=0.5), repair=repair)
+
+
+def test_obs_looks_at_the_samples_once():
+    looked = []
+
+    class Counted(nn.Sequential):
+        def forward(self, x):
+            looked.append(len(x))
+            return super().forward(x)
+
+    prune(Counted(*build()), Prune(density=0.5, criterion="obs"), calibration=[X], example_inputs=X[:1], repair=False)
+    assert looked.count(len(X)) == 1
 
 
 def test_fine_tuning_and_metrics():

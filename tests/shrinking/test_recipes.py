@@ -1,5 +1,8 @@
 """Recipes that make networks smaller: rules of channels and blocks, weights after them; `compress` does the rest."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -97,3 +100,13 @@ def test_recipes_in_the_wrong_place():
         tersor.prune(build(), PruneChannels(ratio=0.5, keep="heed.weight"), example_inputs=X)
     with pytest.raises(UsageError, match="no rule of the recipe prunes"):
         tersor.prune(build(), Rule("*", Quantize()), example_inputs=X)
+
+
+def test_the_recipe_of_the_documentation():
+    import yaml
+
+    page = (Path(__file__).parents[2] / "docs" / "pruning.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    recipe = Recipe.from_list(yaml.safe_load(block))
+    assert recipe.rules[1] == Rule("blocks.*", blocks=PruneBlocks(count=1, criterion="l1"))
+    assert recipe.rules[2] == Rule("blocks.*.first.*", channels=PruneChannels(ratio=0.5)) and len(recipe.rules) == 4

@@ -95,6 +95,22 @@ def test_a_checkpoint_made_from_the_file_keeps_the_structure(tmp_path):
         same(before, snapshot(other))
 
 
+def test_a_torch_file_made_from_the_file_keeps_the_structure(tmp_path):
+    small, x = shrunk("plain")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    save_file(small.state_dict(), folder / "model.safetensors", {"format": "pt", NAME: manifest_of(small).to_json()})
+    for number, source in enumerate((small, small.state_dict(), folder)):
+        direct = hand.Plain().eval()
+        tersor.load(written(source), into=direct)
+        decompress_file(written(source), tmp_path / f"{number}.pt", "torch")
+        state = torch.load(tmp_path / f"{number}.pt", weights_only=True)
+        fresh = hand.Plain().eval()
+        rebuild(fresh, state).load_state_dict(state)
+        assert torch.equal(fresh(x), small(x)) and torch.equal(direct(x), small(x))
+
+
 def test_calibrated_compression_keeps_the_structure():
     small, x = shrunk("plain")
     compressed = tersor.compress(small, bits=12, calibration=[torch.randn(16, 3, 8, 8)])

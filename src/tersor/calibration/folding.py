@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from tersor.calibration.adjacent import NORMS, adjacent
+from tersor.calibration.copying import copied
 from tersor.calibration.guard import untouched
 from tersor.calibration.objectives import main_output
 from tersor.calibration.products import layout
 from tersor.calibration.samples import batches, call
 from tersor.calibration.targets import find_targets
-from tersor.errors import CalibrationError, UsageError
+from tersor.errors import CalibrationError
 
 _TOLERANCE = 1e-4
 """Root mean square of what folding may change of an output, relative to that of the output less its mean, or to a
@@ -66,7 +67,7 @@ def fold_batch_norms(model: nn.Module, samples: Iterable[Any], *, seed: int = 0)
     Raises UsageError for no samples, or a model that cannot be copied; CalibrationError if the model rejects them.
     """
     batch = next(iter(batches(samples)))[1]
-    result = _copied(model)
+    result = copied(model).eval()
     if not any(_affine(module) for module in result.modules()):
         return Folded(result, bias_of(result), {})
     work, batch, tolerance = _widened(result, batch, seed)
@@ -247,13 +248,6 @@ def _distance(expected: list[Tensor], got: list[Tensor]) -> float:
         if a.numel():
             worst = max(worst, float((a - b).norm() / (a - a.mean()).norm().clamp(min=0.01 * float(a.norm()) + 1e-30)))
     return worst
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model).eval()
-    except (RuntimeError, TypeError) as error:
-        raise UsageError(f"the model cannot be copied, which folding its batch norms needs: {error}") from error
 
 
 def _widened(model: nn.Module, batch: Any, seed: int) -> tuple[nn.Module, Any, float]:

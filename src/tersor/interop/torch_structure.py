@@ -15,7 +15,7 @@ import base64
 import json
 import zlib
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -53,6 +53,13 @@ def flatten(root: Any, where: str) -> tuple[dict[str, Tensor], bytes]:
     except (RecursionError, ValueError) as error:
         raise InputError(f"{where}: the nest of dicts and lists is too deep, or damaged ({error})") from error
     return encoder.tensors, text.encode()
+
+
+def of_state_dict(names: Sequence[str], metadata: Mapping[str, str]) -> bytes:
+    """The structure of a state_dict of these tensors whose module says `metadata` of itself (`_metadata`)."""
+    own = [["", {"dict": [[key, value] for key, value in metadata.items()]}]]
+    root = {"ordered": [{"run": [0, len(names), ""]}], "attributes": [["_metadata", {"ordered": own}]]}
+    return json.dumps({"tensors": _fingerprint(names), "root": root}, separators=(",", ":")).encode()
 
 
 def unflatten(structure: bytes, names: Sequence[str], where: str) -> Any | None:

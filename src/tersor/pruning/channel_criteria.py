@@ -123,42 +123,17 @@ def taylor_weights(weight_gate: Tensor) -> Tensor:
 
 
 CHANNEL_CRITERIA: dict[str, Criterion[UnitEvidence]] = by_name(
-    Criterion("l1", ("weights",), lambda e: filter_l1(e.rows), "Li et al. 2017"),
-    Criterion("l2", ("weights",), lambda e: filter_l2(e.rows), "He et al. 2018"),
-    Criterion("random", ("weights",), lambda e: random_units(e.rows, e.seed), "the control"),
-    Criterion("geometric_median", ("weights",), lambda e: geometric_median(e.rows), "He et al. 2019"),
-    Criterion("bn_scale", ("scales",), lambda e: batch_norm_scale(e.require("scales", "bn_scale")), "Liu et al. 2017"),
-    Criterion(
-        "entropy",
-        ("activations",),
-        lambda e: activation_entropy(e.require("pooled", "entropy")),
-        "Luo and Wu 2017",
-    ),
-    Criterion("apoz", ("activations",), lambda e: active_share(e.require("idle", "apoz")), "Hu et al. 2016"),
-    Criterion(
-        "mean_activation",
-        ("activations",),
-        lambda e: mean_activation(e.require("mean", "mean_activation")),
-        "Molchanov et al. 2017",
-    ),
-    Criterion(
-        "taylor",
-        ("activations", "gradients"),
-        lambda e: taylor_activation(e.require("gate", "taylor")),
-        "Molchanov et al. 2017",
-    ),
-    Criterion(
-        "fisher",
-        ("activations", "gradients"),
-        lambda e: fisher_activation(e.require("gate_square", "fisher")),
-        "Theis et al. 2018",
-    ),
-    Criterion(
-        "taylor_weights",
-        ("gradients",),
-        lambda e: taylor_weights(e.require("weight_gate", "taylor_weights")),
-        "Molchanov et al. 2019",
-    ),
+    Criterion("l1", ("weights",), filter_l1, ("rows",), "Li et al. 2017"),
+    Criterion("l2", ("weights",), filter_l2, ("rows",), "He et al. 2018"),
+    Criterion("random", ("weights",), random_units, ("rows", "seed"), "the control"),
+    Criterion("geometric_median", ("weights",), geometric_median, ("rows",), "He et al. 2019"),
+    Criterion("bn_scale", ("scales",), batch_norm_scale, ("scales",), "Liu et al. 2017"),
+    Criterion("entropy", ("activations",), activation_entropy, ("pooled",), "Luo and Wu 2017"),
+    Criterion("apoz", ("activations",), active_share, ("idle",), "Hu et al. 2016"),
+    Criterion("mean_activation", ("activations",), mean_activation, ("mean",), "Molchanov et al. 2017"),
+    Criterion("taylor", ("activations", "gradients"), taylor_activation, ("gate",), "Molchanov et al. 2017"),
+    Criterion("fisher", ("activations", "gradients"), fisher_activation, ("gate_square",), "Theis et al. 2018"),
+    Criterion("taylor_weights", ("gradients",), taylor_weights, ("weight_gate",), "Molchanov et al. 2019"),
 )
 """By name."""
 

@@ -92,22 +92,13 @@ def obs_saliency(weight: Tensor, inverse: Tensor) -> Tensor:
 
 
 WEIGHT_CRITERIA: dict[str, Criterion[WeightEvidence]] = by_name(
-    Criterion("l1", ("weights",), lambda e: magnitude_l1(e.weight), "Han et al. 2015"),
-    Criterion("l2", ("weights",), lambda e: magnitude_l2(e.weight), "Han et al. 2015"),
-    Criterion("random", ("weights",), lambda e: random_scores(e.weight, e.seed), "the control"),
-    Criterion("wanda", ("inputs",), lambda e: wanda(e.weight, e.require("moment", "wanda")), "Sun et al. 2024"),
-    Criterion(
-        "taylor", ("gradients",), lambda e: taylor_squared(e.require("taylor", "taylor")), "Molchanov et al. 2019"
-    ),
-    Criterion(
-        "first_order",
-        ("gradients",),
-        lambda e: first_order(e.weight, e.require("gradient", "first_order")),
-        "Lee et al. 2019",
-    ),
-    Criterion(
-        "obs", ("inputs",), lambda e: obs_saliency(e.weight, e.require("inverse", "obs")), "Hassibi and Stork 1993"
-    ),
+    Criterion("l1", ("weights",), magnitude_l1, ("weight",), "Han et al. 2015"),
+    Criterion("l2", ("weights",), magnitude_l2, ("weight",), "Han et al. 2015"),
+    Criterion("random", ("weights",), random_scores, ("weight", "seed"), "the control"),
+    Criterion("wanda", ("inputs",), wanda, ("weight", "moment"), "Sun et al. 2024"),
+    Criterion("taylor", ("gradients",), taylor_squared, ("taylor",), "Molchanov et al. 2019"),
+    Criterion("first_order", ("gradients",), first_order, ("weight", "gradient"), "Lee et al. 2019"),
+    Criterion("obs", ("inputs",), obs_saliency, ("weight", "inverse"), "Hassibi and Stork 1993"),
 )
 """By name."""
 

@@ -26,14 +26,6 @@ NEEDS = {
 class Evidence:
     """Base of what criteria are given: fields that are None were not collected."""
 
-    def require(self, field: str, criterion: str) -> Any:
-        """The field's value. UsageError, naming the criterion and what it needs, where it is None."""
-        value = getattr(self, field)
-        if value is None:
-            needed = type(self).__dataclass_fields__[field].metadata.get("need", "weights")
-            raise UsageError(f"criterion {criterion!r} needs {NEEDS[needed]}")
-        return value
-
 
 @dataclass(frozen=True)
 class Criterion(Generic[_Evidence]):
@@ -41,14 +33,27 @@ class Criterion(Generic[_Evidence]):
 
     name:   what options call it.
     needs:  keys of `NEEDS`; ("weights",) is free of data.
-    score:  evidence -> finite float scores. Raises UsageError where something it needs is missing.
+    formula: what it takes of the evidence -> finite float scores.
+    fields: names of what it takes, in order.
     paper:  where it comes from.
     """
 
     name: str
     needs: tuple[str, ...]
-    score: Callable[[_Evidence], Tensor]
+    formula: Callable[..., Tensor]
+    fields: tuple[str, ...]
     paper: str
+
+    def score(self, evidence: _Evidence) -> Tensor:
+        """The scores. UsageError, naming the criterion and what it needs, where something is missing."""
+        return self.formula(*(self._taken(evidence, field) for field in self.fields))
+
+    def _taken(self, evidence: _Evidence, field: str) -> Any:
+        value = getattr(evidence, field)
+        if value is None:
+            needed = type(evidence).__dataclass_fields__[field].metadata.get("need", "weights")
+            raise UsageError(f"criterion {self.name!r} needs {NEEDS[needed]}")
+        return value
 
     @property
     def data_free(self) -> bool:

@@ -16,7 +16,6 @@ from tersor.calibration.divergence import Reference, divergence, reference_outpu
 from tersor.costs import count_macs
 from tersor.errors import StructureError, UsageError
 from tersor.pruning import PruneBlocks
-from tersor.shrinking.losses import unlabelled
 from tersor.shrinking.removal import Origin
 from tersor.shrinking.weights import Data
 from tersor.structure.blocks import drop_blocks, droppable
@@ -158,7 +157,7 @@ def _worth(model: nn.Module, name: str, options: PruneBlocks, reference: Referen
         edits = Edits()
         try:
             drop(model, name, edits)
-            return divergence(reference, model, _inputs(data), seed=data.seed)
+            return divergence(reference, model, data.inputs(), seed=data.seed)
         finally:
             edits.rollback()
     if options.criterion == "random":
@@ -177,12 +176,7 @@ def _reference(model: nn.Module, options: PruneBlocks, data: Data) -> Reference:
         raise UsageError(
             f"{options.name}: criterion 'divergence' needs calibration, batches of samples for the model; 'l1' does not"
         )
-    return reference_outputs(model, _inputs(data), seed=data.seed)
-
-
-def _inputs(data: Data) -> list[Any]:
-    samples = list(data.samples or ())
-    return samples if data.loss is None else [unlabelled(batch) for batch in samples]
+    return reference_outputs(model, data.inputs(), seed=data.seed)
 
 
 def _all(tensors: Sequence[str], patterns: Sequence[str]) -> bool:

@@ -25,6 +25,7 @@ def collect_evidence(
     loss: Loss | None = None,
     seed: int = 0,
     damping: float = DAMPING,
+    statistics: Mapping[str, LayerStatistics] | None = None,
 ) -> dict[str, WeightEvidence]:
     """What the criterion of each weight needs; the model is handed back as it came.
 
@@ -33,6 +34,7 @@ def collect_evidence(
               where both gradients and inputs are asked for.
     loss:     (model, batch) -> scalar; None takes gradients without labels.
     damping:  of H, as in `calibration.factorize`.
+    statistics: of the layers' inputs, where they are known already; None collects them.
     Raises UsageError for an unknown criterion or parameter; CalibrationError as `collect` and `weight_gradients`, and
     naming the weights of layers that no sample reached.
     """
@@ -46,12 +48,18 @@ def collect_evidence(
         if name not in weights:
             raise UsageError(f"{name}: the model has no parameter of this name")
     gradients = weight_gradients(model, samples, loss=loss, names=with_gradients, seed=seed) if with_gradients else {}
-    statistics = _statistics(model, samples, with_inputs, loss, seed, "obs" in criteria.values()) if with_inputs else {}
+    if statistics is None and with_inputs:
+        batches = samples if loss is None else map(unlabelled, samples)
+        fisher = "obs" in criteria.values()
+        statistics = collect(model, batches, fisher=fisher, layers=with_inputs, seed=seed, unreached="ignore")
+    missing = [name for name in with_inputs if name not in (statistics or {})]
+    if missing:
+        raise CalibrationError(f"no sample reached {', '.join(missing)}; leave them out, or give samples that use them")
     evidence = {}
     for name in criteria:
         found = gradients.get(name)
         moment, inverse = (None, None)
-        if name in statistics:
+        if statistics is not None and name in with_inputs:
             moment = input_moment(statistics[name])
             inverse = fisher_inverse(statistics[name], damping) if criteria[name] == "obs" else None
         evidence[name] = WeightEvidence(
@@ -94,14 +102,3 @@ def _of_weights(inputs: Tensor, statistics: LayerStatistics) -> Tensor:
     """(G, N), of inputs, for each weight."""
     shape = statistics.layout.shape(statistics.shape)
     return statistics.layout.weight(inputs[:, None].expand(shape), statistics.shape).contiguous()
-
-
-def _statistics(
-    model: nn.Module, samples: Iterable[Any], names: list[str], loss: Loss | None, seed: int, fisher: bool
-) -> dict[str, LayerStatistics]:
-    batches = samples if loss is None else map(unlabelled, samples)
-    found = collect(model, batches, fisher=fisher, layers=names, seed=seed, unreached="ignore")
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise CalibrationError(f"no sample reached {', '.join(missing)}; leave them out, or give samples that use them")
-    return {name: found[name] for name in names}

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from tersor.calibrated import Evaluate, measured
+from tersor.calibration.copying import copied
 from tersor.costs import Costs
 from tersor.errors import CalibrationError, TersorError, UsageError
 from tersor.pruning import Prune
 from tersor.pruning.schedules import Schedule as DensityPath
 from tersor.shrinking.options import Iterative, LayerByLayer
-from tersor.shrinking.passes import Passed, Passes, copied, planned
+from tersor.shrinking.passes import Passed, Passes, planned
 from tersor.shrinking.report import Round, measured_costs
 
 FineTune = Callable[[nn.Module], object]

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from tersor.calibration import batchnorm
+from tersor.calibration.copying import copied
 from tersor.errors import UsageError
 from tersor.pruning import Prune, PruneBlocks, PruneChannels
 from tersor.recipe import Recipe, TensorKey
 from tersor.shrinking.blocks import Residual, residual, without_blocks
 from tersor.shrinking.channels import score_groups
+from tersor.shrinking.compensation import compensate
 from tersor.shrinking.holding import hold, masks_of, release, write
 from tersor.shrinking.losses import Loss, unlabelled
 from tersor.shrinking.matching import Removal, Step, tensor_keys, weight_plan
 from tersor.shrinking.removal import Origin, Removed, follow, origin_of, remove_channels, units_before
-from tersor.shrinking.weights import Data, reconstructed, weight_evidence, weight_masks
+from tersor.shrinking.weights import Data, input_statistics, reconstructed, weight_evidence, weight_masks
 from tersor.structure.carried import manifest_of
 from tersor.structure.groups import Group
 
@@ -47,6 +49,7 @@ class Passes:
     """Passes over one network. Mutable: what shares are shares of is found in the first one.
 
     args, kwargs: of one call; None where only weights are pruned.
+    repair: whether what stays makes good for what goes, as far as samples tell.
     """
 
     def __init__(
@@ -55,10 +58,13 @@ class Passes:
         args: Sequence[Any] | None,
         kwargs: Mapping[str, Any] | None,
         data: Data,
+        *,
+        repair: bool = False,
     ) -> None:
         self.steps = tuple(steps)
         self.args, self.kwargs = args, kwargs
         self.data = data
+        self.repair = repair
         self._origin: Origin | None = None
         self._tensors: Sequence[TensorKey] = ()
         self._groups: tuple[Group, ...] = ()
@@ -88,12 +94,14 @@ class Passes:
         steps = {n: o if o.density is None else replace(o, density=at(o.density)) for n, o in plan.items()}
         plain = copied(model)
         before = release(plain)
-        found = weight_masks(model, steps, weight_evidence(plain, steps, self.data))
+        statistics = input_statistics(plain, steps, self.data, repair=self.repair)
+        found = weight_masks(model, steps, weight_evidence(plain, steps, self.data, statistics))
         masks = {name: mask & before[name].cpu() if name in before else mask for name, mask in found.masks.items()}
-        for name, (mask, weight) in reconstructed(plain, steps, found.masks, self.data).items():
+        for name, (mask, weight) in reconstructed(plain, steps, masks, statistics, repair=self.repair).items():
             masks[name] = mask
             write(model, name, weight)
         hold(model, masks)
+        self._settle(model)
         return found.notes
 
     def remove(
@@ -116,7 +124,13 @@ class Passes:
         finally:
             hold(model, masks)
         hold(found.model, found.masks)
+        self._settle(found.model)
         return Passed(found.model, found.units, found.notes)
+
+    def _settle(self, model: nn.Module) -> None:
+        """The running moments of batch norms, of what they see now."""
+        if self.repair and self.data.samples is not None:
+            batchnorm.apply(model, batchnorm.reestimate(model, self.data.inputs(), seed=self.data.seed))
 
     def _without_channels(
         self,
@@ -142,7 +156,10 @@ class Passes:
             seed=options.seed,
         )
         before = units_before(groups, self._groups)
-        return remove_channels(model, masks, options, followed, at(options.left), self._origin, before, scores)
+        found = remove_channels(model, masks, options, followed, at(options.left), self._origin, before, scores)
+        if self.repair:
+            compensate(model, found.model, found.cuts, masks, self.data)
+        return found
 
     def _without_blocks(
         self, model: nn.Module, removal: Removal, options: PruneBlocks, masks: dict[str, Tensor], at: At
@@ -164,16 +181,6 @@ class Passes:
         )
         names = {key.name for key in tensor_keys(smaller)}
         return Removed(smaller, {name: mask for name, mask in masks.items() if name in names}, {}, ())
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A copy. UsageError for a model that cannot be copied."""
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise UsageError(
-            f"the model cannot be copied ({type(error).__name__}: {error}); detach what its attributes hold"
-        ) from error
 
 
 def planned(model: nn.Module, passes: Passes) -> list[tuple[str, Prune | Removal]]:

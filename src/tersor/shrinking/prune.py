@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from tersor.calibrated import Evaluate, measured
-from tersor.calibration.samples import listed
+from tersor.calibration.copying import copied
+from tersor.calibration.samples import batches, listed
 from tersor.errors import TersorWarning, UsageError
 from tersor.recipe import Recipe
 from tersor.shrinking.holding import masks_of
@@ -17,9 +18,12 @@ from tersor.shrinking.iterative import FineTune, Run, prune_at_once, prune_in_st
 from tersor.shrinking.losses import Loss
 from tersor.shrinking.matching import Config, check_names, listed_configs
 from tersor.shrinking.options import Iterative, LayerByLayer
-from tersor.shrinking.passes import Passes, adopt, arguments, blocks_between, copied
+from tersor.shrinking.passes import Passes, adopt, arguments, blocks_between
 from tersor.shrinking.report import Pruned, check_measures, measured_costs
 from tersor.shrinking.weights import Data
+
+SETTLES = 64
+"""Samples of which networks are repaired unasked: moments of fewer would harm batch norms."""
 
 
 def prune(
@@ -33,6 +37,7 @@ def prune(
     evaluate: Evaluate | None = None,
     schedule: Iterative | LayerByLayer | None = None,
     measure: Collection[str] = (),
+    repair: bool | None = None,
     inplace: bool = False,
     seed: int = 0,
 ) -> Pruned:
@@ -49,6 +54,9 @@ def prune(
     evaluate: a network -> a metric, higher is better.
     schedule: None is one shot; `Iterative` or `LayerByLayer`. (`Gradual` is for loops of your own.)
     measure: what else is in the costs: "bytes" (of the .tsr file that keeps every value) and "latency".
+    repair: whether what stays makes good for what goes: each pruned layer's weights by least squares on the inputs that
+        it sees, batch norms by moments of the samples. None does so where nothing else would, that is with
+        `calibration` of 64 samples or more and without `fine_tune`. (The criterion "obs" always changes weights.)
     inplace: the object given becomes the pruned network. Its parameters stay the same objects only where weights are
         pruned in one shot; make optimizers after everything else.
     seed:   of the calibration's random projections.
@@ -66,7 +74,8 @@ def prune(
     _check_functions(fine_tune, evaluate, loss)
     samples = None if calibration is None else listed(calibration)
     args, kwargs = arguments(example_inputs, samples, loss)
-    passes = Passes(steps, args, kwargs, Data(samples, loss, seed))
+    repair = _repairs(repair, samples, fine_tune)
+    passes = Passes(steps, args, kwargs, Data(samples, loss, seed), repair=repair)
     direct = inplace and schedule is None and all(isinstance(step, Recipe) for step in steps)
     work = model if direct else copied(model)
     before = measured_costs(work, args, kwargs, measure)
@@ -106,6 +115,16 @@ def _measures(measure: Collection[str], schedule: object) -> tuple[str, ...]:
         raise UsageError(f"schedule must be Iterative or LayerByLayer, got {schedule!r}; Gradual is for your own loop")
     targets = schedule.targets if isinstance(schedule, Iterative) else {}
     return tuple(dict.fromkeys([*measure, *(name for name in ("bytes", "latency") if name in targets)]))
+
+
+def _repairs(repair: bool | None, samples: Sequence[Any] | None, fine_tune: object) -> bool:
+    if repair is not None and not isinstance(repair, bool):
+        raise UsageError(f"repair must be true, false or None, got {repair!r}")
+    if repair and samples is None:
+        raise UsageError("repair needs calibration: batches of samples for the model")
+    if repair is None and fine_tune is None and samples is not None:
+        return sum(size for _, _, size in batches(samples)) >= SETTLES
+    return bool(repair)
 
 
 def _check_functions(fine_tune: object, evaluate: object, loss: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from tersor.errors import StructureError, UsageError
 from tersor.pruning import PruneChannels
 from tersor.shrinking.channels import normalised
 from tersor.shrinking.selection import Selected, eligible, numbers_left, select, share_that_meets
-from tersor.structure.cuts import selected_cuts
+from tersor.structure.cuts import Cuts, selected_cuts
 from tersor.structure.groups import Group, Groups, Selection, find_groups
 from tersor.structure.surgery import shrink, shrink_where_possible
 from tersor.structure.trace import Trace, trace
@@ -48,13 +48,14 @@ class Followed:
 class Removed:
     """What is left. masks: of weights that are pruned, cut with them. notes: where less was removed than asked for.
 
-    units: of groups that lost some, what they had before pruning began and what they have.
+    units: of groups that lost some, what they had before pruning began and what they have. cuts: what went of tensors.
     """
 
     model: nn.Module
     masks: dict[str, Tensor]
     units: dict[str, tuple[int, int]]
     notes: tuple[str, ...]
+    cuts: Cuts = field(default_factory=dict)
 
 
 def follow(
@@ -213,13 +214,14 @@ class _Removal:
             smaller = shrink(self.model, selection, followed.groups, followed.trace)
         sizes = {group.name: group.units for group in followed.candidates}
         units = {name: (self.before[name], sizes[name] - len(gone)) for name, gone in selection.items()}
-        return Removed(smaller, _cut(self.model, self.masks, selection, followed.groups), units, tuple(notes))
+        cuts = selected_cuts(self.model, selection, followed.groups)
+        return Removed(smaller, _cut(self.masks, cuts), units, tuple(notes), cuts)
 
 
-def _cut(model: nn.Module, masks: Mapping[str, Tensor], selection: Selection, groups: Groups) -> dict[str, Tensor]:
+def _cut(masks: Mapping[str, Tensor], cuts: Cuts) -> dict[str, Tensor]:
     """The masks of the smaller tensors."""
     found = dict(masks)
-    for (name, dim), cut in selected_cuts(model, selection, groups).items():
+    for (name, dim), cut in cuts.items():
         if name in found:
             found[name] = found[name].index_select(dim, cut.kept().to(found[name].device))
     return found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
 
+from tersor.calibration.copying import copied
 from tersor.columns import numbers_table
 from tersor.container.writer import file_bytes
 from tersor.costs import Costs, costs
@@ -69,7 +69,7 @@ class Pruned:
 
     def finalize(self) -> nn.Module:
         """A copy of the model without parametrizations, its zeros written into the parameters."""
-        return finalize(copy.deepcopy(self.model))
+        return finalize(copied(self.model))
 
     def to_dict(self) -> dict[str, Any]:
         """Of JSON types: costs, metrics, the density of each mask, units, blocks, rounds, notes."""

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tersor.calibrated import Evaluate, measured
+from tersor.calibration.copying import copied
 from tersor.calibration.samples import listed
 from tersor.columns import numbers_table
 from tersor.errors import MissingExtraError, UsageError
@@ -25,10 +26,10 @@ from tersor.shrinking.channels import score_groups
 from tersor.shrinking.holding import release, write
 from tersor.shrinking.losses import Loss
 from tersor.shrinking.matching import as_recipe, weight_plan
-from tersor.shrinking.passes import arguments, copied
+from tersor.shrinking.passes import arguments
 from tersor.shrinking.removal import follow
 from tersor.shrinking.selection import select
-from tersor.shrinking.weights import Data, reconstructed, weight_evidence, weight_masks
+from tersor.shrinking.weights import Data, input_statistics, reconstructed, weight_evidence, weight_masks
 from tersor.structure.cuts import selected_cuts, zero
 from tersor.structure.edits import Edits
 from tersor.structure.groups import Group, Groups
@@ -182,7 +183,8 @@ def _of_weights(
     data: Data,
 ) -> list[LayerCurve]:
     """`model` is changed on the way, and as it was in the end."""
-    evidence = weight_evidence(model, plan, data)
+    statistics = input_statistics(model, plan, data)
+    evidence = weight_evidence(model, plan, data, statistics)
     state = {name: value.detach().clone() for name, value in model.named_parameters() if name in plan}
     curves = []
     for name in plan:
@@ -190,7 +192,7 @@ def _of_weights(
         for fraction in sorted(fractions):
             one = {name: _at(config, 1 - fraction)}
             masks = weight_masks(model, one, evidence).masks
-            new = reconstructed(model, one, masks, data)
+            new = reconstructed(model, one, masks, statistics)
             mask, value = new.get(name, (masks[name], state[name]))
             candidate = copied(model)
             write(candidate, name, value * mask.to(value.device))

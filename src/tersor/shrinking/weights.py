@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from tersor.calibration.collect import collect
 from tersor.calibration.statistics import LayerStatistics
-from tersor.costs import effective_parameters
+from tersor.calibration.targets import find_targets
+from tersor.costs import effective_parameters, parameter_sites
 from tersor.errors import CalibrationError, TersorError, UsageError
 from tersor.pruning import Prune
 from tersor.pruning.criteria import WeightEvidence, weight_criterion
@@ -33,6 +34,11 @@ class Data:
     samples: Sequence[Any] | None = None
     loss: Loss | None = None
     seed: int = 0
+
+    def inputs(self) -> list[Any]:
+        """What the model alone takes of each batch; none without samples."""
+        samples = list(self.samples or ())
+        return samples if self.loss is None else [unlabelled(batch) for batch in samples]
 
 
 @dataclass(frozen=True)
@@ -75,48 +81,86 @@ def weight_masks(
     return WeightMasks({name: masks[name] for name in plan}, tuple(notes))
 
 
-def weight_evidence(model: nn.Module, plan: Mapping[str, Prune], data: Data) -> dict[str, WeightEvidence]:
+def input_statistics(
+    model: nn.Module, plan: Mapping[str, Prune], data: Data, *, repair: bool = False
+) -> dict[str, LayerStatistics]:
+    """Of the inputs of layers whose criterion looks at them, or, with `repair`, of all that can be calibrated.
+
+    Samples are gone through once. UsageError, naming a tensor, without samples; errors as `collect`.
+    """
+    looking = [name for name, option in plan.items() if "inputs" in weight_criterion(option.criterion).needs]
+    if looking and data.samples is None:
+        raise _without_samples(looking[0], plan[looking[0]])
+    names = set(looking)
+    if repair and data.samples is not None:
+        known = {name for target in find_targets(model, None) for name in target.names.values()}
+        names |= known & set(plan) & writable(model)
+    if not names:
+        return {}
+    fisher = any(option.criterion == RECONSTRUCTS for option in plan.values())
+    return collect(model, data.inputs(), fisher=fisher, layers=names, seed=data.seed, unreached="ignore")
+
+
+def weight_evidence(
+    model: nn.Module, plan: Mapping[str, Prune], data: Data, statistics: Mapping[str, LayerStatistics] | None = None
+) -> dict[str, WeightEvidence]:
     """What the plan's criteria need to know beside the weights; UsageError, naming a tensor, without samples.
 
-    model: without parametrizations that hold masks. Errors as `collect_evidence`.
+    model: without parametrizations that hold masks. statistics: of `input_statistics`; None collects what is needed.
+    Errors as `collect_evidence`.
     """
     needing = {n: o.criterion for n, o in plan.items() if not weight_criterion(o.criterion).data_free}
     if not needing:
         return {}
     if data.samples is None:
-        name, criterion = next(iter(needing.items()))
-        raise UsageError(f"{name}: criterion {criterion!r} needs calibration: batches of samples for the model")
-    return collect_evidence(model, needing, data.samples, loss=data.loss, seed=data.seed)
+        name = next(iter(needing))
+        raise _without_samples(name, plan[name])
+    return collect_evidence(model, needing, data.samples, loss=data.loss, seed=data.seed, statistics=statistics)
 
 
 def reconstructed(
-    model: nn.Module, plan: Mapping[str, Prune], masks: Mapping[str, Tensor], data: Data
+    model: nn.Module,
+    plan: Mapping[str, Prune],
+    masks: Mapping[str, Tensor],
+    statistics: Mapping[str, LayerStatistics],
+    *,
+    repair: bool = False,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """(mask, weight) of those whose criterion is "obs": what stays makes good for what goes (`reconstruction`).
+    """(mask, weight) of weights of which what stays makes good for what goes (`reconstruction`).
 
+    Those whose criterion is "obs", and with `repair` all whose inputs are known.
     model:  without parametrizations that hold masks, before anything of the plan is pruned.
-    masks:  by `weight_masks`. Single weights and N:M patterns get new ones, chosen column by column; others are kept.
-    Errors name the tensor; CalibrationError where no sample reached its layer.
+    masks:  by `weight_masks`. With "obs", single weights and N:M patterns get new ones, chosen column by column.
+    Errors name the tensor; CalibrationError where no sample reached a layer pruned by "obs".
     """
-    names = [name for name, option in plan.items() if option.criterion == RECONSTRUCTS]
-    if not names or data.samples is None:
-        return {}
-    inputs = data.samples if data.loss is None else [unlabelled(batch) for batch in data.samples]
-    statistics = collect(model, inputs, layers=names, seed=data.seed, unreached="ignore")
     weights = {name: tensor.detach() for name, tensor in effective_parameters(model)}
     found = {}
-    for name in names:
+    for name, option in plan.items():
+        if option.criterion != RECONSTRUCTS and not (repair and name in statistics):
+            continue
         if name not in statistics:
             raise CalibrationError(f"{name}: no sample reached its layer; prune it by another criterion")
         try:
-            found[name] = _reconstructed(weights[name], plan[name], masks[name], statistics[name])
+            found[name] = _reconstructed(weights[name], option, masks[name], statistics[name])
         except TersorError as error:
             raise _named(name, error) from error
     return found
 
 
+def _without_samples(name: str, option: Prune) -> UsageError:
+    return UsageError(f"{name}: criterion {option.criterion!r} needs calibration: batches of samples for the model")
+
+
+def writable(model: nn.Module) -> set[str]:
+    """Names of parameters that can be given new values: parametrizations that compute them say nothing of that."""
+    shapes = {name: tensor.shape for name, tensor in effective_parameters(model)}
+    names = {f"{prefix}{attribute}": stored.shape for prefix, _, attribute, stored in parameter_sites(model)}
+    return {name for name, shape in shapes.items() if names[name] == shape}
+
+
 def _reconstructed(weight: Tensor, option: Prune, mask: Tensor, statistics: LayerStatistics) -> tuple[Tensor, Tensor]:
-    single = option.scope == "tensor" and option.parts == 1 and parse_pattern(option.pattern).kind in ("weight", "n:m")
+    own = option.criterion == RECONSTRUCTS and option.scope == "tensor" and option.parts == 1
+    single = own and parse_pattern(option.pattern).kind in ("weight", "n:m")
     if single:
         found = prune_layer(weight, statistics, option.density, pattern=option.pattern)
         if bool(found.mask.any()):

@@ -6,7 +6,6 @@ sum is normalised or scaled after, nor where an activation after the sum changes
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tersor.calibration.copying import copied
 from tersor.calibration.guard import untouched
 from tersor.errors import StructureError, UsageError
 from tersor.structure.carried import carry, manifest_of
@@ -57,7 +57,7 @@ def drop_blocks(
             raise UsageError(f"{name!r} is no residual block that can go; these can: {', '.join(known) or 'none'}")
         if any(other != name and name.startswith(f"{other}.") for other in names) or list(names).count(name) > 1:
             raise UsageError(f"{name!r} is named twice, or within another block that goes; name each block once")
-    target = model if inplace else copy.deepcopy(model)
+    target = model if inplace else copied(model)
     if not names:
         return target
     edits = Edits()

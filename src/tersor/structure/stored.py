@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from tersor.errors import CorruptFileError, InputError, StructureError
+from tersor.interop.huggingface import LAYOUT
 from tersor.interop.safetensors import METADATA
 from tersor.interop.torch_file import STRUCTURE
 from tersor.interop.torch_structure import unflatten
@@ -18,8 +19,8 @@ def stored_manifest(names: Collection[str], read: Callable[[str], bytes], tensor
     """What was removed from the network whose tensors a file holds; None if it says nothing of that.
 
     names: of the attachments. read: gives one. tensors: names of the tensors, in order.
-    Besides tersor's own attachment, the metadata of safetensors files (key "tersor.structure") and of state_dicts that
-    torch.save wrote count. CorruptFileError if what they say is damaged.
+    Besides tersor's own attachment, the metadata of safetensors files (key "tersor.structure"), also in folders, and of
+    state_dicts that torch.save wrote count. CorruptFileError if what they say is damaged.
     """
     try:
         if NAME in names:
@@ -29,8 +30,26 @@ def stored_manifest(names: Collection[str], read: Callable[[str], bytes], tensor
             return None if text is None else Manifest.from_json(text)
         if STRUCTURE in names:
             return _of_nest(unflatten(read(STRUCTURE), tensors, f"attachment {STRUCTURE!r}")) or None
+        if LAYOUT in names:
+            text = layout_manifest({LAYOUT: read(LAYOUT)})
+            return None if text is None else Manifest.from_json(text)
     except (StructureError, InputError, ValueError, AttributeError, RecursionError) as error:
         raise CorruptFileError(f"what the file says of the network's structure cannot be read: {error}") from error
+    return None
+
+
+def layout_manifest(attachments: Mapping[str, bytes]) -> str | None:
+    """The manifest's text in the metadata of a Hugging Face folder's first file that has one; None without it.
+
+    What cannot be read says nothing: folders are whole without it.
+    """
+    try:
+        for entry in json.loads(attachments.get(LAYOUT, b"{}")).get("weights", ()):
+            text = json.loads(entry["attachments"].get(METADATA, "{}")).get(NAME)
+            if isinstance(text, str):
+                return text
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+        pass
     return None
 
 

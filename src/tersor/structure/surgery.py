@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import traceback
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tersor.calibration.copying import copied
 from tersor.calibration.guard import untouched
 from tersor.errors import StructureError, TersorError
 from tersor.structure.carried import carry, manifest_of
@@ -50,11 +50,12 @@ def shrink(
     The check runs in evaluation mode on the trace's example inputs, and, where the network takes them and no
     normalisation over channels sees what is removed, on a batch that is larger by one.
 
-    Raises UsageError for unknown groups, units out of range, or a selection of all units; StructureError, naming group,
+    Raises UsageError for unknown groups, units out of range, a selection of all units, or a model that cannot be copied
+    (shrink it with `inplace`); StructureError, naming group,
     module and what failed, if the result is not the masked network. `model` is unchanged then, also with `inplace`.
     """
     cuts = selected_cuts(model, selection, groups)
-    target = model if inplace else _copied(model)
+    target = model if inplace else copied(model)
     if not cuts:
         return target
     edits = Edits()
@@ -88,10 +89,10 @@ def shrink_where_possible(
 
     Where the whole selection fails, groups are tried one kind (names that differ by numbers) after the other, the first
     of each by itself: if it fails, all of its kind stay, else those that fail are found by halving.
-    Raises UsageError as `shrink` does; StructureError only for a model that cannot be copied.
+    Raises UsageError as `shrink` does.
     """
     selected_cuts(model, selection, groups)
-    target = model if inplace else _copied(model)
+    target = model if inplace else copied(model)
     names = [name for name, units in selection.items() if len(units)]
     skipped: dict[str, StructureError] = {}
 
@@ -142,13 +143,6 @@ def _tried(model: nn.Module, selection: Selection, groups: Groups, trace: Trace,
         _performed(model, selection, groups, trace, selected_cuts(model, selection, groups), edits, tolerance)
     finally:
         edits.rollback()
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise StructureError(f"the model cannot be copied ({error}); shrink it with inplace=True") from error
 
 
 def _performed(
