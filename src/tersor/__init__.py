@@ -13,18 +13,18 @@ from tersor.diagnosis import Diagnosis, diagnose
 from tersor.errors import TersorError, TersorWarning
 from tersor.model import CompressedModel
 from tersor.posttraining import Calibrate
-from tersor.pruning import Prune, PruneBlocks, PruneChannels
+from tersor.pruning import Prune, PruneBlocks, PruneChannels, Regrow
 from tersor.pruning.schedules import Schedule
 from tersor.quantization import Binarize, Cast, FixedPoint, Lossless, Palettize, Quantize, Ternarize
 from tersor.recipe import Recipe, Rule
 from tersor.report.inspection import inspect
 from tersor.restore import load
+from tersor.sessions import Session, prepare
 from tersor.shrinking import (
     Gradual,
     Iterative,
     LayerByLayer,
     Pruned,
-    Regrow,
     finalize,
     lottery,
     prune,
@@ -55,6 +55,7 @@ __all__ = [
     "Regrow",
     "Rule",
     "Schedule",
+    "Session",
     "TensorReader",
     "Ternarize",
     "TersorError",
@@ -67,6 +68,7 @@ __all__ = [
     "load",
     "lottery",
     "open",
+    "prepare",
     "prune",
     "save",
     "sensitivity",

@@ -61,6 +61,16 @@ class CalibrationError(MismatchError):
     """Samples do not fit the model, a layer saw NaN or Inf, or no sample reached a layer."""
 
 
+class ResumeError(MismatchError):
+    """A saved state of a training session is of another recipe or network; the message says what differs."""
+
+
+class DivergenceError(TersorError):
+    """The loss of a training session is NaN or infinite; the message says at which step."""
+
+    exit_code = 6
+
+
 class StructureError(TersorError):
     """A network's structure cannot be followed or changed as asked; the message names the group, module and op."""
 

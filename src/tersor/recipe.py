@@ -16,6 +16,8 @@ A pattern is a shell pattern (`*`, `?`, `[...]`) on the tensor's whole name. Amo
 the last one that prunes decides how it is pruned, and the last one that sets a representation decides that.
 Lossy techniques apply to weights: floating-point tensors of two or more dimensions. Other tensors (biases, norms,
 integers) stay lossless unless a rule names them exactly, without a pattern.
+Training (`train`, under the name of its config), `schedule`, `regrow` and quantizers of activations are for training
+loops (`tersor.prepare`); one-shot compression has no use for them.
 
 Rules of channels and blocks are for whole networks, so that `tersor.prune` alone follows them. Their patterns select
 the groups that lose channels, by the tensors that compute these, and the blocks that may go, by all of their
@@ -35,20 +37,54 @@ import torch
 
 from tersor.errors import InputError, MissingExtraError, UsageError
 from tersor.layers import matrix_shape
-from tersor.pruning import Prune, PruneBlocks, PruneChannels
+from tersor.options import Options
+from tersor.pruning import Prune, PruneBlocks, PruneChannels, Regrow, Schedule
 from tersor.quantization import REPRESENTATIONS, Lossless, Palettize, Quantize, RepresentationConfig
+from tersor.simulation import ACTIVATIONS, TRAININGS, Activations, Training
 
-REMOVALS: dict[str, type[PruneChannels | PruneBlocks]] = {"channels": PruneChannels, "blocks": PruneBlocks}
-"""The fields of a rule that make networks smaller, and what they take."""
+_FIELDS: dict[str, tuple[type[Options], str]] = {
+    "representation": (RepresentationConfig, "is no representation, such as Quantize(bits=4); prune= takes Prune"),
+    "prune": (Prune, "is not Prune(...)"),
+    "schedule": (Schedule, "is not Schedule(...)"),
+    "regrow": (Regrow, "is not Regrow(...)"),
+    "blocks": (PruneBlocks, "is not PruneBlocks(...)"),
+    "channels": (PruneChannels, "is not PruneChannels(...)"),
+    "train": (Training, "is no kind of training (tersor.simulation.TRAININGS)"),
+    "activations": (Activations, "is no quantizer of activations (tersor.simulation.ACTIVATIONS)"),
+}
+"""Field of a rule -> the base of its configs, and what is said of anything else."""
+
+_REMOVALS = ("blocks", "channels")
+"""The fields that make networks smaller."""
+
+
+def _configs() -> dict[str, tuple[str, type[Options]]]:
+    """Key in YAML -> field of a rule, and its config."""
+    alone: tuple[tuple[str, type[Options]], ...] = (
+        ("prune", Prune),
+        ("schedule", Schedule),
+        ("regrow", Regrow),
+        ("blocks", PruneBlocks),
+        ("channels", PruneChannels),
+    )
+    found: dict[str, tuple[str, type[Options]]] = {config.name: (field, config) for field, config in alone}
+    for field, known in (("representation", REPRESENTATIONS), ("train", TRAININGS), ("activations", ACTIVATIONS)):
+        found.update({name: (field, config) for name, config in known.items()})
+    return found
 
 
 @dataclass(frozen=True)
 class Rule:
     """What to do with the tensors that a pattern matches.
 
-    match: one pattern or several. prune, representation: None leaves that to earlier rules.
+    match: one pattern or several. prune, representation, train, activations: None leaves that to earlier rules.
     shared: the matching tensors share one codebook (`Palettize` only).
     max_row: leaves out tensors with more weights a row (output channel) than this; None takes all.
+    schedule, regrow: when `prune` reaches its density in a training loop, and which weights come back; None prunes at
+             once.
+    train: how the representation is trained. A rule that sets a representation without it asks for that
+             representation's default training (`tersor.simulation.DEFAULTS`).
+    activations: how the inputs of the layers whose weights match are quantized.
     channels, blocks: what is removed of the network; the rule's patterns stand for their `match`.
     """
 
@@ -57,34 +93,41 @@ class Rule:
     prune: Prune | None = None
     shared: bool = False
     max_row: int | None = None
+    schedule: Schedule | None = None
+    regrow: Regrow | None = None
+    train: Training | None = None
+    activations: Activations | None = None
     channels: PruneChannels | None = None
     blocks: PruneBlocks | None = None
 
     def __post_init__(self) -> None:
         if not self.patterns or not all(isinstance(p, str) and p for p in self.patterns):
             raise UsageError(f"a rule needs a pattern of tensor names to match, got {self.match!r}")
-        if all(part is None for part in (self.representation, self.prune, self.channels, self.blocks)):
+        if not any((self.representation, self.prune, self.train, self.activations, self.channels, self.blocks)):
             raise UsageError(f"the rule for {self.match!r} does nothing; give it a representation or prune")
-        if self.representation is not None and not isinstance(self.representation, RepresentationConfig):
+        for field, (base, fault) in _FIELDS.items():
+            value = getattr(self, field)
+            if value is not None and not isinstance(value, base):
+                raise UsageError(f"the rule for {self.match!r}: {field}={value!r} {fault}")
+        if (self.schedule is not None or self.regrow is not None) and self.prune is None:
             raise UsageError(
-                f"the rule for {self.match!r}: {self.representation!r} is no representation, such as Quantize(bits=4); "
-                "prune= takes Prune"
+                f"the rule for {self.match!r}: schedule and regrow go with prune; give it Prune(density=...)"
             )
-        if self.prune is not None and not isinstance(self.prune, Prune):
-            raise UsageError(f"the rule for {self.match!r}: prune takes Prune, got {self.prune!r}")
         if self.shared and not isinstance(self.representation, Palettize):
             raise UsageError(f"the rule for {self.match!r}: only palettize can be shared between tensors")
+        if self.shared and self.train is not None:
+            raise UsageError(
+                f"the rule for {self.match!r}: shared codebooks are not trained; leave out shared or train"
+            )
         if self.max_row is not None and (not isinstance(self.max_row, int) or self.max_row < 1):
             raise UsageError(f"the rule for {self.match!r}: max_row must be a positive integer, got {self.max_row!r}")
         self._check_removals()
 
     def _check_removals(self) -> None:
-        for field, kind in REMOVALS.items():
+        for field in _REMOVALS:
             value = getattr(self, field)
             if value is None:
                 continue
-            if not isinstance(value, kind):
-                raise UsageError(f"the rule for {self.match!r}: {field} takes {kind.__name__}, got {value!r}")
             if value.match != ("*",):
                 raise UsageError(f"the rule for {self.match!r} gives {field} another match; the rule's own says which")
             if self.max_row is not None:
@@ -95,7 +138,7 @@ class Rule:
     def removals(self) -> tuple[PruneBlocks | PruneChannels, ...]:
         """What the rule removes of networks, blocks first, with the rule's patterns as their `match`."""
         found = [value for value in (self.blocks, self.channels) if value is not None]
-        return tuple(value if self.patterns == ("*",) else replace(value, match=self.patterns) for value in found)
+        return tuple(replace(value, match=self.patterns) for value in found)
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -111,13 +154,11 @@ class Rule:
     def to_dict(self) -> dict[str, Any]:
         """As a mapping for JSON or YAML."""
         out: dict[str, Any] = {"match": self.match if isinstance(self.match, str) else list(self.match)}
-        for config in (self.prune, self.representation):
+        for field in _FIELDS:
+            config = getattr(self, field)
             if config is not None:
-                out[config.name] = {key: value for key, value in config.to_dict().items() if key != "name"}
-        for removal in (self.blocks, self.channels):
-            if removal is not None:
-                own = removal.to_dict()
-                out[removal.name] = {key: value for key, value in own.items() if key not in ("name", "match")}
+                own = ("name", "match") if field in _REMOVALS else ("name",)
+                out[config.name] = {key: value for key, value in config.to_dict().items() if key not in own}
         if self.shared:
             out["shared"] = True
         return out if self.max_row is None else {**out, "max_row": self.max_row}
@@ -128,39 +169,42 @@ class Rule:
         if not isinstance(data, dict) or "match" not in data:
             raise UsageError(f"a rule must be a mapping with a 'match', got {data!r}")
         match = data["match"]
-        representation: RepresentationConfig | None = None
-        prune: Prune | None = None
-        removals: dict[str, Any] = {}
-        fields = {kind.name: field for field, kind in REMOVALS.items()}
+        known = _configs()
+        found: dict[str, Any] = {}
         for key, value in data.items():
             if key in ("match", "shared", "max_row"):
                 continue
             options = {} if value is None else value
             if not isinstance(options, dict):
                 raise UsageError(f"the rule for {match!r}: options of {key!r} must be a mapping, got {value!r}")
-            if key == Prune.name:
-                prune = Prune.from_dict(options)
-            elif key in fields:
-                removals[fields[key]] = REMOVALS[fields[key]].from_dict(options)
-            elif key not in REPRESENTATIONS:
-                known = ", ".join(["match", "shared", "max_row", Prune.name, *fields, *REPRESENTATIONS])
-                raise UsageError(f"the rule for {match!r}: unknown key {key!r}; known are {known}")
-            elif representation is not None:
-                raise UsageError(f"the rule for {match!r} sets two representations; keep one")
-            else:
-                representation = REPRESENTATIONS[key].from_dict(options)
+            if key not in known:
+                listed = ", ".join(["match", "shared", "max_row", *known])
+                raise UsageError(f"the rule for {match!r}: unknown key {key!r}; known are {listed}")
+            field, config = known[key]
+            if field in found:
+                raise UsageError(f"the rule for {match!r} sets two {_PLURALS[field]}; keep one")
+            found[field] = config.from_dict(options)
         patterns = match if isinstance(match, str) else tuple(match)
-        shared = data.get("shared", False) is True
-        return cls(patterns, representation, prune, shared, data.get("max_row"), **removals)
+        return cls(patterns, shared=data.get("shared", False) is True, max_row=data.get("max_row"), **found)
+
+
+_PLURALS = {"representation": "representations", "train": "trainings", "activations": "quantizers of activations"}
 
 
 @dataclass(frozen=True)
 class Treatment:
-    """What a recipe does with one tensor. share: number of the rule whose tensors share a codebook, or None."""
+    """What a recipe does with one tensor. share: number of the rule whose tensors share a codebook, or None.
+
+    train: None for the default training of the representation.
+    """
 
     representation: RepresentationConfig
     prune: Prune | None = None
     share: int | None = None
+    schedule: Schedule | None = None
+    regrow: Regrow | None = None
+    train: Training | None = None
+    activations: Activations | None = None
 
 
 @dataclass(frozen=True)
@@ -208,19 +252,23 @@ class Recipe:
         return {tensor.name: self._treatment(tensor) for tensor in tensors}
 
     def _treatment(self, tensor: TensorKey) -> Treatment:
-        representation: RepresentationConfig = Lossless()
-        prune: Prune | None = None
-        share: int | None = None
+        found = Treatment(Lossless())
         for number, rule in enumerate(self.rules):
             lossy_ok = tensor.dtype.is_floating_point and (tensor.is_weight or tensor.name in rule.patterns)
             if not rule.matches(tensor):
                 continue
-            if rule.prune is not None and lossy_ok:
-                prune = rule.prune
             if rule.representation is not None and (lossy_ok or isinstance(rule.representation, Lossless)):
-                representation = rule.representation
                 share = number if rule.shared else None
-        return Treatment(representation, prune, share)
+                found = replace(found, representation=rule.representation, share=share, train=None)
+            if not lossy_ok:
+                continue
+            if rule.prune is not None:
+                found = replace(found, prune=rule.prune, schedule=rule.schedule, regrow=rule.regrow)
+            if rule.train is not None:
+                found = replace(found, train=rule.train)
+            if rule.activations is not None:
+                found = replace(found, activations=rule.activations)
+        return found
 
     @property
     def removals(self) -> tuple[Rule, ...]:

@@ -7,7 +7,7 @@ from tersor.pruning.criteria import WEIGHT_CRITERIA, WeightEvidence, weight_crit
 from tersor.pruning.granularity import GlobalMasks, global_masks, mask_of
 from tersor.pruning.masks import Prune, magnitude_mask
 from tersor.pruning.registry import Criterion
-from tersor.pruning.schedules import Schedule, drop_fraction, rounds
+from tersor.pruning.schedules import Regrow, Schedule, drop_fraction, rounds
 
 __all__ = [
     "CHANNEL_CRITERIA",
@@ -17,6 +17,7 @@ __all__ = [
     "Prune",
     "PruneBlocks",
     "PruneChannels",
+    "Regrow",
     "Schedule",
     "UnitEvidence",
     "WeightEvidence",

@@ -65,6 +65,30 @@ class Schedule(Options):
         return step == self.end or (self.begin < step < self.end and (step - self.begin) % self.every == 0)
 
 
+@dataclass(frozen=True)
+class Regrow(Options):
+    """RigL (Evci et al. 2020, section 3): the smallest kept weights go, those of the largest gradients come back.
+
+    share: of the kept weights of a tensor, at first; it falls as half a cosine (`drop_fraction`).
+    every: steps between two exchanges. end: the step from which on there are none.
+    """
+
+    name: ClassVar[str] = "regrow"
+
+    share: float = 0.3
+    every: int = 100
+    end: int = 1000
+
+    def __post_init__(self) -> None:
+        self.check_number("share", 0.0, 1.0, open_low=True)
+        self.check_integer("every", 1, 2**62)
+        self.check_integer("end", 1, 2**62)
+
+    def due(self, step: int) -> bool:
+        """Whether weights are exchanged at this step."""
+        return 0 < step < self.end and step % self.every == 0
+
+
 def rounds(final: float, share: float = 0.2) -> list[float]:
     """Densities after each round that prunes `share` of what is left: (1 - share)^n, the last one exactly `final`.
 

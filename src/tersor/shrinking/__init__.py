@@ -1,6 +1,6 @@
 """Shrinking: whole networks pruned, weight by weight or with all that depends on a channel."""
 
-from tersor.shrinking.gradual import Gradual, Regrow
+from tersor.shrinking.gradual import Gradual
 from tersor.shrinking.holding import finalize, hold, masks_of
 from tersor.shrinking.lottery import Lottery, lottery
 from tersor.shrinking.options import Iterative, LayerByLayer
@@ -14,7 +14,6 @@ __all__ = [
     "LayerByLayer",
     "Lottery",
     "Pruned",
-    "Regrow",
     "Sensitivity",
     "finalize",
     "hold",

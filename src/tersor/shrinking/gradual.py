@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,38 +13,13 @@ from torch import Tensor, nn
 from tersor.calibration.samples import listed
 from tersor.costs import effective_parameters
 from tersor.errors import UsageError
-from tersor.options import Options
 from tersor.pruning import Prune
-from tersor.pruning.schedules import Schedule, drop_fraction
+from tersor.pruning.schedules import Regrow, Schedule, drop_fraction
 from tersor.recipe import Recipe
 from tersor.shrinking.holding import Mask, hold, holders, release
 from tersor.shrinking.losses import Loss
 from tersor.shrinking.matching import as_recipe, weight_plan
 from tersor.shrinking.weights import Data, weight_evidence, weight_masks
-
-
-@dataclass(frozen=True)
-class Regrow(Options):
-    """RigL (Evci et al. 2020, section 3): the smallest kept weights go, those of the largest gradients come back.
-
-    share: of the kept weights of a tensor, at first; it falls as half a cosine (`pruning.schedules.drop_fraction`).
-    every: steps between two exchanges. end: the step from which on there are none.
-    """
-
-    name: ClassVar[str] = "regrow"
-
-    share: float = 0.3
-    every: int = 100
-    end: int = 1000
-
-    def __post_init__(self) -> None:
-        self.check_number("share", 0.0, 1.0, open_low=True)
-        self.check_integer("every", 1, 2**62)
-        self.check_integer("end", 1, 2**62)
-
-    def due(self, step: int) -> bool:
-        """Whether weights are exchanged at this step."""
-        return 0 < step < self.end and step % self.every == 0
 
 
 class Gradual:

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from tersor.costs import parameter_sites
 from tersor.errors import MismatchError
+from tersor.simulation import Simulation
 
 
 class Mask(nn.Module):
@@ -102,11 +103,12 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def finalize(model: nn.Module) -> nn.Module:
-    """Removes the masks from `model`, in place, and writes their zeros into the parameters. Returns it.
+    """Removes masks and simulations from `model`, in place, and writes what they give into the parameters. Returns it.
 
     Parameters stay the same objects, so that optimizers go on with them. Where a parameter has other parametrizations
     under its mask (weight norm), they go, too: nothing of theirs could keep the zeros.
     """
+    written: set[int] = set()  # what tied parameters store must not be simulated twice
     for module in list(model.modules()):
         if not parametrize.is_parametrized(module):
             continue
@@ -114,16 +116,20 @@ def finalize(model: nn.Module) -> nn.Module:
         assert isinstance(held, nn.ModuleDict)
         _give_own_class(module)
         for attribute, chain in list(held.items()):
-            if _own_mask(chain) is not None:
-                parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
+            if any(isinstance(part, (Mask, Simulation)) for part in chain.children()):
+                chain.eval()
+                stored = id(getattr(chain, "original", chain))
+                parametrize.remove_parametrizations(module, attribute, leave_parametrized=stored not in written)
+                written.add(stored)
         if isinstance(module, nn.RNNBase) and not parametrize.is_parametrized(module):
             module._init_flat_weights()
     return model
 
 
 def finalized(model: nn.Module) -> nn.Module:
-    """`model` itself if it holds no masks, else a finalized copy."""
-    return finalize(copy.deepcopy(model)) if holders(model) else model
+    """`model` itself if it has neither masks nor simulations, else a finalized copy."""
+    ours = any(isinstance(module, (Mask, Simulation)) for module in model.modules())
+    return finalize(copy.deepcopy(model)) if ours else model
 
 
 @torch.no_grad()
@@ -144,7 +150,8 @@ def write(model: nn.Module, name: str, value: Tensor) -> None:
 def release(model: nn.Module) -> dict[str, Tensor]:
     """Removes the masks from `model`, in place, and gives them, by the names of the parameters.
 
-    Zeros are written into parameters, as by `finalize`; other parametrizations stay, without zeros.
+    Zeros, and what simulations give, are written into parameters, as by `finalize`; other parametrizations stay,
+    without zeros.
     """
     masks = masks_of(model)
     for module in list(model.modules()):
@@ -177,10 +184,28 @@ def _hold(sites: list[tuple[nn.Module, str]], mask: Tensor) -> None:
             continue
         device = getattr(module, attribute).device
         holder = holder or Mask(mask.to(device, copy=True))
-        _give_own_class(module)
-        parametrize.register_parametrization(module, attribute, holder)
-        if isinstance(module, nn.RNNBase):
-            _compute_flat_weights(module)
+        put(module, attribute, holder)
+
+
+def put(module: nn.Module, attribute: str, part: nn.Module, *, first: bool = False) -> None:
+    """Makes `part` a parametrization of a weight, the last one, or (`first`) the one before those that it has."""
+    _give_own_class(module)
+    if first and parametrize.is_parametrized(module, attribute):
+        assert isinstance(module.parametrizations, nn.ModuleDict)
+        chain = module.parametrizations[attribute]
+        assert isinstance(chain, nn.ModuleList)
+        chain.insert(0, part.train(module.training))
+    elif parametrize.is_parametrized(module, attribute):
+        parametrize.register_parametrization(module, attribute, part)
+    else:
+        # torch calls `set_` on what it registers, which takes the hooks of DistributedDataParallel off: that happens to
+        # another parameter of the same memory.
+        stored = getattr(module, attribute)
+        module._parameters[attribute] = nn.Parameter(stored.detach(), stored.requires_grad)
+        parametrize.register_parametrization(module, attribute, part)
+        module.parametrizations[attribute].original = stored  # type: ignore[index, union-attr]
+    if isinstance(module, nn.RNNBase):
+        _compute_flat_weights(module)
 
 
 def _give_own_class(module: nn.Module) -> None:

@@ -81,3 +81,25 @@ class Training(Options):
 
         UsageError for a representation that this kind of training is not for.
         """
+
+
+@dataclass(frozen=True)
+class Activations(Options):
+    """Base of the configs: how the inputs of a layer are quantized while the network trains.
+
+    begin: optimizer steps of the session before the quantizer takes the inputs' place.
+    rate:  learning rate of the quantizer's own parameters.
+    """
+
+    begin: int = 0
+    rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        self.check_integer("begin", 0, 2**62)
+        self.check_number("rate", 0.0, float("inf"))
+
+    @abstractmethod
+    def simulate(self, module: nn.Module) -> nn.Module:
+        """The quantizer of the inputs of `module`: called with its first positional argument, a float tensor, it
+        gives what the layer will see, of the same shape and dtype, with gradients. UsageError for modules that it is
+        not for."""

@@ -1,0 +1,65 @@
+"""The optimizer's part of a session: groups for the parameters that simulations bring with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from tersor.errors import UsageError
+from tersor.sessions.processes import average, count
+
+_KEY = "tersor_rate"
+"""Marks the groups; they stay the same in number, because schedulers of learning rates count them."""
+
+
+class OwnParameters:
+    """Groups of an optimizer, one a rate, without weight decay; empty until parameters come.
+
+    Where processes train together, the gradients of these parameters are averaged before each step: they may have come
+    after DistributedDataParallel was told what there is.
+    UsageError for what is no torch optimizer.
+    """
+
+    def __init__(self, optimizer: Optimizer, rates: Iterable[float]) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise UsageError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        self.optimizer = optimizer
+        self.parameters: list[nn.Parameter] = []
+        for rate in dict.fromkeys(float(rate) for rate in rates):
+            group: dict[str, Any] = {"params": [], "lr": rate, _KEY: rate}
+            if "weight_decay" in optimizer.defaults:
+                group["weight_decay"] = 0.0
+            optimizer.add_param_group(group)
+        self._hook = optimizer.register_step_pre_hook(lambda *_: self._average())
+
+    def add(self, parameters: Iterable[nn.Parameter], rate: float) -> None:
+        """Gives parameters to the group of their rate, and takes them from any other."""
+        new = [parameter for parameter in parameters if parameter.requires_grad]
+        taken = {id(parameter) for parameter in new}
+        for group in self.optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in taken]
+        group = next(group for group in self.optimizer.param_groups if group.get(_KEY) == float(rate))
+        group["params"].extend(new)
+        self.parameters += new
+
+    def close(self) -> None:
+        """Leaves the optimizer without hooks and without these parameters."""
+        self._hook.remove()
+        taken = {id(parameter) for parameter in self.parameters}
+        for group in self.optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in taken]
+        for parameter in self.parameters:
+            self.optimizer.state.pop(parameter, None)
+
+    def _average(self) -> None:
+        if count() == 1:
+            return
+        whole = [parameter for parameter in self.parameters if not hasattr(parameter, "placements")]
+        for parameter in whole:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        average([parameter.grad for parameter in whole if parameter.grad is not None])

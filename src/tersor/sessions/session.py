@@ -1,0 +1,326 @@
+"""Session: compression inside a training loop."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tersor.container.writer import write_tsr
+from tersor.errors import DivergenceError, ResumeError, UsageError
+from tersor.model import CompressedModel
+from tersor.progress import Progress
+from tersor.recipe import Recipe
+from tersor.sessions import state as states
+from tersor.sessions.attachments import Simulated, attach, attach_quantizer, detach_quantizer
+from tersor.sessions.finalizing import compressed_model, compressed_weights, make_ordinary
+from tersor.sessions.log import Log
+from tersor.sessions.optimizers import OwnParameters
+from tersor.sessions.plan import Plan
+from tersor.sessions.processes import gathered, rank
+from tersor.sessions.pruning import Pruning
+from tersor.sessions.teaching import Distillation
+from tersor.shrinking.weights import Data
+from tersor.simulation import Clock
+
+
+@dataclass(frozen=True)
+class Outward:
+    """What a session tells of itself. log: lines of JSON. progress: needs `steps`. checkpoint: where the state goes
+    when the loss is no number."""
+
+    log: Log | None = None
+    progress: Progress | None = None
+    checkpoint: str | os.PathLike[str] | None = None
+
+
+class Session:
+    """Compression inside a loop of yours; `tersor.prepare` makes it.
+
+        for batch in batches:
+            optimizer.zero_grad()
+            loss = session.loss(task_loss(model, batch))
+            loss.backward(); optimizer.step(); session.step()
+        tersor.save(session.finalize(), "model.tsr")
+
+    model:     the network, changed in place: weights are pruned and simulated by parametrizations. Parameters stay
+               the same objects. After `finalize` an ordinary module that holds exactly what the file holds.
+    recipe:    what is done. steps: optimizer steps in all; None if unknown. done: optimizer steps so far.
+    quantizers: of layers' inputs, by the layers' names; still there after `finalize`, which takes them off the layers.
+
+    Mutable: every step changes it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        plan: Plan,
+        data: Data,
+        *,
+        optimizer: Optimizer | None = None,
+        distillation: Distillation | None = None,
+        steps: int | None = None,
+        outward: Outward | None = None,
+    ) -> None:
+        """For `prepare`, which checks the arguments."""
+        self.model = model
+        self.recipe = recipe
+        self.steps = steps
+        self.done = 0
+        self.quantizers: dict[str, nn.Module] = {}
+        self._plan = plan
+        self._distillation = distillation
+        self._outward = outward or Outward()
+        self._network = unwrapped(model)
+        self._simulated: list[Simulated] = []
+        self._losses: dict[str, Tensor] = {}
+        self._over = False
+        self._began = time.monotonic()
+        self._pruning = Pruning(self._network, plan.tensors.values(), data)
+        self._own = None if optimizer is None else OwnParameters(optimizer, self._rates(optimizer))
+        if self._own is not None and isinstance(distillation, nn.Module):
+            self._own.add(distillation.parameters(), _rate_of(distillation, self._own.optimizer))
+        self._attach_due()
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The one given to `prepare`."""
+        return None if self._own is None else self._own.optimizer
+
+    def density(self) -> float:
+        """Share of the weights under masks that is kept now; 1 where nothing is pruned."""
+        return self._pruning.density()
+
+    def loss(
+        self, task_loss: Tensor | None = None, *, inputs: Any = None, outputs: Any = None, parts: int = 1, **more: Any
+    ) -> Tensor:
+        """The loss to call `backward` of: the task's, what a teacher adds, and the penalties of the simulations.
+
+        task_loss: a scalar; None where a teacher alone says what is right.
+        inputs, outputs: what the network was called with, and gave; a teacher needs both.
+        parts:     of how many losses a step's gradient is the sum, penalties being divided by it: for loops that
+                   accumulate gradients and have divided `task_loss` already.
+        more:      goes to the distillation.
+        Raises DivergenceError, with the step, where the loss is NaN or infinite: the state of then, from before the
+        step, is at `checkpoint` if `prepare` was given one. UsageError without any loss, or after `finalize`.
+        """
+        self._check_open()
+        if task_loss is not None and (not isinstance(task_loss, Tensor) or task_loss.numel() != 1):
+            raise UsageError(f"the task's loss must be a scalar tensor, got {_described(task_loss)}")
+        if self._distillation is not None:
+            total: Tensor = self._distillation(inputs, outputs, task_loss, **more)
+        elif task_loss is None or more:
+            raise UsageError("loss: give the task's loss, and nothing for a teacher; there is none to learn from")
+        else:
+            total = task_loss
+        penalty = self._penalty()
+        parted = {"task": task_loss, "penalty": penalty}
+        if penalty is not None:
+            total = total + penalty / parts
+        parted["loss"] = total
+        self._losses = {name: value.detach() for name, value in parted.items() if value is not None}
+        if not bool(torch.isfinite(total.detach()).all()):
+            self._diverged()
+        return total
+
+    def step(self) -> None:
+        """Counts an optimizer step: call it after each `optimizer.step()`. Errors as `Gradual.step`, and of
+        simulations that begin, which name the weight."""
+        self._check_open()
+        self.done += 1
+        with torch.no_grad():
+            for part in self._simulated:
+                part.simulation.after_step(part.planned.stored, part.mask, self._clock(part))
+        self._pruning.step()
+        self._attach_due()
+        self._tell()
+
+    def finalize(self, model: nn.Module | None = None) -> CompressedModel:
+        """The compressed network, for `tersor.save`; the session ends, and `model` is an ordinary module then.
+
+        model: another network with the same parametrizations, such as the average that `AveragedModel.module` is, to
+            be compressed in the place of the session's own, which stays as it is, and so does the session.
+        """
+        self._check_open()
+        network = self._network if model is None else unwrapped(model)
+        compressed = self._compressed(network)
+        if model is None:
+            self._over = True
+            self._simulated = []
+            if self._own is not None:
+                self._own.close()
+            for part in (self._outward.log, self._distillation):
+                if hasattr(part, "close"):
+                    part.close()
+        return compressed
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run needs to go on bit by bit: network, masks, simulations, optimizer, schedules, random numbers.
+
+        Plain types and tensors, which are not copied. What is the loop's own (schedulers of learning rates, the place
+        in the data, gradient scalers) is not in it. Processes that train together must all call it.
+        """
+        self._check_open()
+        return self._state(gathered(states.random_state()))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from `state_dict()`, in a session that was prepared alike: the same network, recipe and optimizer.
+
+        Random numbers are set last, so that whatever the loop draws next is what it would have drawn. ResumeError,
+        saying what differs, for the state of another recipe, network or optimizer.
+        """
+        self._check_open()
+        states.check_recipe(state.get("recipe"), self.recipe)
+        done = int(state["done"])
+        late = [part.planned.name for part in self._simulated if part.begin > done]
+        if late:
+            raise ResumeError(f"{late[0]} is simulated here already, but not in the state; load it into a new session")
+        self._attach_due(done)
+        self.done = done
+        try:
+            self._network.load_state_dict(state["model"])
+            if self._own is not None and state["optimizer"] is not None:
+                self._own.optimizer.load_state_dict(state["optimizer"])
+            if isinstance(self._distillation, nn.Module) and state["distillation"] is not None:
+                self._distillation.load_state_dict(state["distillation"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ResumeError(f"the state is of another network or optimizer: {error}") from error
+        if (self._own is None) != (state["optimizer"] is None):
+            raise ResumeError("the state and this session must both have an optimizer, or neither")
+        self._pruning.load_state_dict(state["pruning"])
+        if self._outward.log is not None and rank() == 0:
+            self._outward.log.rewind(done)
+        states.set_random_state(state["random"][rank() % len(state["random"])])
+
+    def save(self, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
+        """Writes the state to a file, complete or not at all; `extra` (plain types, tensors) goes with it."""
+        state = {**self.state_dict(), "extra": dict(extra or {})}
+        if rank() == 0:
+            states.write_state(state, path)
+
+    def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Goes on from what `save` wrote, and gives its `extra`. InputError for other files, else `load_state_dict`."""
+        state = states.read_state(path)
+        self.load_state_dict(state)
+        return dict(state.get("extra") or {})
+
+    def estimate_bytes(self) -> int:
+        """The size of the `.tsr` file that the network would make now; the network stays as it is."""
+        content = self._compressed(copy.deepcopy(self._network))
+        return write_tsr(io.BytesIO(), content.entries, dict(content.attachments)).file_bytes
+
+    def _state(self, random: list[dict[str, Any]]) -> dict[str, Any]:
+        distillation = self._distillation
+        return {
+            "format": states.FORMAT,
+            "recipe": states.recipe_text(self.recipe),
+            "digest": states.digest(states.recipe_text(self.recipe)),
+            "steps": self.steps,
+            "done": self.done,
+            "model": dict(self._network.state_dict()),
+            "optimizer": None if self._own is None else self._own.optimizer.state_dict(),
+            "distillation": dict(distillation.state_dict()) if isinstance(distillation, nn.Module) else None,
+            "pruning": self._pruning.state_dict(),
+            "random": random,
+        }
+
+    def _compressed(self, network: nn.Module) -> CompressedModel:
+        """Makes `network` ordinary, in place, and gives what its file holds."""
+        weights = compressed_weights(network, self._plan)
+        for name in self.quantizers:
+            detach_quantizer(network.get_submodule(name))
+        make_ordinary(network, weights, self._plan.names)
+        return compressed_model(network, weights)
+
+    def _rates(self, optimizer: Optimizer) -> list[float]:
+        planned = [part.training.rate for part in self._plan.tensors.values() if part.training is not None]
+        rates = [*planned, *(config.rate for config in self._plan.activations.values())]
+        if isinstance(self._distillation, nn.Module):
+            rates.append(_rate_of(self._distillation, optimizer))
+        return rates
+
+    def _attach_due(self, done: int | None = None) -> None:
+        """Simulations and quantizers whose step has come, in the order of their steps."""
+        now = self.done if done is None else done
+        present = {part.planned.name for part in self._simulated}
+        begins = {n: p.training.begin for n, p in self._plan.tensors.items() if p.training and n not in present}
+        for name in sorted((name for name, begin in begins.items() if begin <= now), key=begins.__getitem__):
+            part = attach(self._plan.tensors[name])
+            self._simulated.append(part)
+            self._adopt(name, part.simulation, part.rate)
+        for name, config in self._plan.activations.items():
+            if config.begin <= now and name not in self.quantizers:
+                layer = self._network.get_submodule(name)
+                self.quantizers[name] = attach_quantizer(layer, name, config)
+                self._adopt(name, self.quantizers[name], config.rate)
+
+    def _adopt(self, name: str, part: nn.Module, rate: float) -> None:
+        if self._own is not None:
+            self._own.add(part.parameters(), rate)
+        elif self.done > 0 and any(parameter.requires_grad for parameter in part.parameters()):
+            raise UsageError(f"{name}: its {type(part).__name__} has parameters to train; prepare with optimizer=...")
+
+    def _clock(self, part: Simulated) -> Clock:
+        return Clock(self.done - part.begin, None if self.steps is None else max(self.steps - part.begin, 0))
+
+    def _penalty(self) -> Tensor | None:
+        found = [part.simulation.penalty(part.planned.stored, self._clock(part)) for part in self._simulated]
+        given = [penalty for penalty in found if penalty is not None]
+        return None if not given else torch.stack([penalty.reshape(()) for penalty in given]).sum()
+
+    def _diverged(self) -> None:
+        kept = ""
+        if self._outward.checkpoint is not None:
+            # Not `save`: other processes may have a loss, and would be waited for in vain.
+            states.write_state(self._state([states.random_state()]), self._outward.checkpoint)
+            kept = f"; the state before the step is in {self._outward.checkpoint}"
+        parts = ", ".join(f"{name} {float(value):g}" for name, value in self._losses.items())
+        raise DivergenceError(
+            f"step {self.done + 1}: the loss is not finite ({parts}){kept}. Lower the learning rate, or check the data"
+        )
+
+    def _tell(self) -> None:
+        log, progress = self._outward.log, self._outward.progress
+        if progress is not None and self.steps is not None:
+            progress("training", self.done, self.steps)
+        if log is None or not log.due(self.done) or rank() != 0:
+            return
+        record: dict[str, Any] = {"step": self.done, "seconds": round(time.monotonic() - self._began, 3)}
+        record |= {name: float(value) for name, value in self._losses.items()}
+        record |= {"density": self.density(), "simulated": len(self._simulated)}
+        if log.measures(self.done):
+            record["bytes"] = self.estimate_bytes()
+        log.write(record)
+
+    def _check_open(self) -> None:
+        if self._over:
+            raise UsageError("the session is over: finalize() ended it; prepare the model again to go on")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside of DistributedDataParallel, and of what torch.compile gave."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
+def _rate_of(distillation: nn.Module, optimizer: Optimizer) -> float:
+    """The learning rate of a distillation's own parameters: its `rate`, or the optimizer's."""
+    return float(getattr(distillation, "rate", optimizer.defaults["lr"]))
+
+
+def _described(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
