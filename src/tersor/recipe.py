@@ -47,25 +47,30 @@ _FIELDS: dict[str, tuple[type[Options], str]] = {
     "prune": (Prune, "is not Prune(...)"),
     "schedule": (Schedule, "is not Schedule(...)"),
     "regrow": (Regrow, "is not Regrow(...)"),
+    "blocks": (PruneBlocks, "is not PruneBlocks(...)"),
+    "channels": (PruneChannels, "is not PruneChannels(...)"),
     "train": (Training, "is no kind of training (tersor.simulation.TRAININGS)"),
     "activations": (Activations, "is no quantizer of activations (tersor.simulation.ACTIVATIONS)"),
-    "channels": (PruneChannels, "is not PruneChannels(...)"),
-    "blocks": (PruneBlocks, "is not PruneBlocks(...)"),
 }
 """Field of a rule -> the base of its configs, and what is said of anything else."""
+
+_REMOVALS = ("blocks", "channels")
+"""The fields that make networks smaller."""
 
 
 def _configs() -> dict[str, tuple[str, type[Options]]]:
     """Key in YAML -> field of a rule, and its config."""
-    single = ("prune", "schedule", "regrow", "channels", "blocks")
-    found = {_FIELDS[field][0].name: (field, _FIELDS[field][0]) for field in single}
+    alone: tuple[tuple[str, type[Options]], ...] = (
+        ("prune", Prune),
+        ("schedule", Schedule),
+        ("regrow", Regrow),
+        ("blocks", PruneBlocks),
+        ("channels", PruneChannels),
+    )
+    found: dict[str, tuple[str, type[Options]]] = {config.name: (field, config) for field, config in alone}
     for field, known in (("representation", REPRESENTATIONS), ("train", TRAININGS), ("activations", ACTIVATIONS)):
         found.update({name: (field, config) for name, config in known.items()})
     return found
-
-
-_REMOVALS = ("channels", "blocks")
-"""The fields of a rule that make networks smaller."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ class Rule:
     def removals(self) -> tuple[PruneBlocks | PruneChannels, ...]:
         """What the rule removes of networks, blocks first, with the rule's patterns as their `match`."""
         found = [value for value in (self.blocks, self.channels) if value is not None]
-        return tuple(value if self.patterns == ("*",) else replace(value, match=self.patterns) for value in found)
+        return tuple(replace(value, match=self.patterns) for value in found)
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -149,14 +154,11 @@ class Rule:
     def to_dict(self) -> dict[str, Any]:
         """As a mapping for JSON or YAML."""
         out: dict[str, Any] = {"match": self.match if isinstance(self.match, str) else list(self.match)}
-        for field in ("prune", "schedule", "regrow", "representation", "train", "activations"):
+        for field in _FIELDS:
             config = getattr(self, field)
             if config is not None:
-                out[config.name] = {key: value for key, value in config.to_dict().items() if key != "name"}
-        for removal in (self.blocks, self.channels):
-            if removal is not None:
-                own = removal.to_dict()
-                out[removal.name] = {key: value for key, value in own.items() if key not in ("name", "match")}
+                own = ("name", "match") if field in _REMOVALS else ("name",)
+                out[config.name] = {key: value for key, value in config.to_dict().items() if key not in own}
         if self.shared:
             out["shared"] = True
         return out if self.max_row is None else {**out, "max_row": self.max_row}

@@ -51,8 +51,8 @@ def test_tickets(capsys):
     assert all(arm in text for arm in ("dense", "ticket", "reinitialised", "scratch"))
 
 
-@pytest.mark.parametrize("part", ["criteria", "order", "sensitivity"])
-def test_filters(capsys, part):
+def test_filters(capsys):
     pytest.importorskip("sklearn")
-    filters.main(["--short", part])
-    assert part in capsys.readouterr().out
+    filters.main(["--short", "criteria"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("criteria", "unpruned", "l1"))

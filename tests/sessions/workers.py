@@ -9,6 +9,7 @@ from torch import distributed, nn
 
 import tersor
 from tersor import Prune, Quantize, Regrow, Rule, Schedule
+from tersor.sessions import Log
 from tests.sessions.toys import Round, X, Y, build
 
 RULES = [
@@ -40,7 +41,7 @@ def parallel(rank: int, folder: str) -> None:
     start(rank, folder)
     model = build()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    session = tersor.prepare(model, RULES, optimizer=optimizer, log=f"{folder}/run.jsonl")
+    session = tersor.prepare(model, RULES, optimizer=optimizer, log=Log(f"{folder}/run.jsonl", every=2))
     wrapped = nn.parallel.DistributedDataParallel(model)
     own = X[rank::2], Y[rank::2]
     torch.manual_seed(10 + rank)

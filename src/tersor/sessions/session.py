@@ -256,16 +256,18 @@ class Session:
         for name in sorted((name for name, begin in begins.items() if begin <= now), key=begins.__getitem__):
             part = attach(self._plan.tensors[name])
             self._simulated.append(part)
-            self._adopt(part.simulation, part.rate)
+            self._adopt(name, part.simulation, part.rate)
         for name, config in self._plan.activations.items():
             if config.begin <= now and name not in self.quantizers:
                 layer = self._network.get_submodule(name)
                 self.quantizers[name] = attach_quantizer(layer, name, config)
-                self._adopt(self.quantizers[name], config.rate)
+                self._adopt(name, self.quantizers[name], config.rate)
 
-    def _adopt(self, part: nn.Module, rate: float) -> None:
+    def _adopt(self, name: str, part: nn.Module, rate: float) -> None:
         if self._own is not None:
             self._own.add(part.parameters(), rate)
+        elif self.done > 0 and any(parameter.requires_grad for parameter in part.parameters()):
+            raise UsageError(f"{name}: its {type(part).__name__} has parameters to train; prepare with optimizer=...")
 
     def _clock(self, part: Simulated) -> Clock:
         return Clock(self.done - part.begin, None if self.steps is None else max(self.steps - part.begin, 0))

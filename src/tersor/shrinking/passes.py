@@ -101,7 +101,6 @@ class Passes:
             masks[name] = mask
             write(model, name, weight)
         hold(model, masks)
-        self._settle(model)
         return found.notes
 
     def remove(
@@ -128,7 +127,7 @@ class Passes:
         return Passed(found.model, found.units, found.notes)
 
     def _settle(self, model: nn.Module) -> None:
-        """The running moments of batch norms, of what they see now."""
+        """The running moments of batch norms, of what they see now; repaired weights leave them as they were."""
         if self.repair and self.data.samples is not None:
             batchnorm.apply(model, batchnorm.reestimate(model, self.data.inputs(), seed=self.data.seed))
 
