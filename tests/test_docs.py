@@ -46,7 +46,13 @@ def test_console_blocks(folder, page):
     assert done.returncode == 0, done.stderr
 
 
-PAGES = ["docs/guide.md", "docs/calibration.md", "docs/pruning.md", "docs/int8.md", "README.md"]
+PAGES = (
+    "docs/guide.md",
+    "docs/calibration.md",
+    "docs/pruning.md",
+    "docs/int8.md",
+    "README.md",
+)
 
 
 @pytest.mark.parametrize("page", PAGES)

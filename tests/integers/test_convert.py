@@ -151,6 +151,17 @@ def test_a_file_gives_the_same_network(net, found, tmp_path):
     assert Plan.from_json(found.plan.to_json()) == found.plan
 
 
+@pytest.mark.parametrize("first", ["head", "table"])
+def test_tied_embeddings_stay_float(first, tmp_path):
+    torch.manual_seed(0)
+    net, fresh, x = Tied(first), Tied(first), torch.randint(6, (5, 3))
+    got = quantize_int8(net, [x])
+    tersor.save(got.compressed(), tmp_path / "tied.tsr")
+    again = load_int8(tmp_path / "tied.tsr", fresh)
+    assert set(got.floats) == {"table"} and torch.equal(again.table.weight, net.table.weight)
+    assert torch.equal(outputs(again, x), outputs(got.model, x))
+
+
 def test_state_dict_and_copies(found):
     x = pictures(seed=5)
     expected = outputs(found.model, x)
@@ -216,6 +227,20 @@ def test_what_stays_float_is_said():
     got = quantize_int8(nn.Sequential(net, nn.Conv2d(2, 2, 1)).eval(), [pictures(2)])
     assert set(got.plan.layers) == {"1"} and set(got.floats) == {"0.0.up", "0.2", "0.3.up"}
     assert "parametrized" in got.floats["0.2"] and "ConvTranspose2d" in str(got)
+
+
+class Tied(nn.Module):
+    """An embedding that is the output layer, too."""
+
+    def __init__(self, first):
+        super().__init__()
+        parts = {"head": nn.Linear(4, 6, bias=False), "table": nn.Embedding(6, 4)}
+        for name in (first, *parts):
+            setattr(self, name, parts[name])
+        self.head.weight = self.table.weight
+
+    def forward(self, x):
+        return self.head(self.table(x))
 
 
 class Up(nn.Module):

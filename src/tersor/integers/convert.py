@@ -32,6 +32,8 @@ from tersor.simulation.observers import Observe
 from tersor.tensors import Uniform
 
 _CONVERTED = (nn.Linear, *CONVOLUTIONS)
+_ENDS = Observe(method="min-max")
+"""What is observed where nothing but means is needed of it."""
 
 
 def quantize_int8(
@@ -75,7 +77,7 @@ def quantize_int8(
         raise UsageError(f"grids: {unknown[0]!r} is no layer that becomes integers; such are {', '.join(layers[:3])}")
     seen: dict[str, Inputs] = {}
     if samples is not None:
-        seen = observe_inputs(source.work, layers, samples, activations, seed)
+        seen = observe_inputs(source.work, layers, samples, activations if static else _ENDS, seed)
     plan = _plan(source, layers, seen, static, activations.bits, floats)
     plan = replace(
         plan, layers={n: replace(own, grid=(grids or {}).get(n, own.grid)) for n, own in plan.layers.items()}

@@ -56,6 +56,11 @@ class Plan:
     merged: Mapping[str, str] = field(default_factory=dict)
     activations: tuple[str, ...] = ()
 
+    def codes(self, parameter: str) -> bool:
+        """Whether a parameter, by its name, is held as codes."""
+        module, _, own = parameter.rpartition(".")
+        return (own == "weight" and module in self.layers) or ("weight" in own and module in self.recurrent)
+
     def to_json(self) -> str:
         """The text that `from_json` reads."""
         top = {
