@@ -121,9 +121,9 @@ class Bench:
         enough = 1 if criterion == "divergence" else len(samples)
         return {"example_inputs": self.example, "calibration": [images for images, _ in samples[:enough]], "seed": seed}
 
-    def prune(self, model: nn.Module, config: Config, seed: int, **options: Any) -> tersor.Pruned:
+    def prune(self, model: nn.Module, config: Config, seed: int, repair: bool = False, **options: Any) -> tersor.Pruned:
         """A copy of `model` without what the config says."""
-        return tersor.prune(model, config, repair=False, **self.evidence(config.criterion, seed), **options)
+        return tersor.prune(model, config, repair=repair, **self.evidence(config.criterion, seed), **options)
 
     def tuned(self, key: str, setting: Setting, seed: int, start: Callable[[], nn.Module]) -> dict[str, Any]:
         """Scores of a network before fine-tuning and after it; what stands after each epoch is kept."""
@@ -342,9 +342,9 @@ def cifar() -> Bench | None:
     small = Setting("ResNet-20", found["ResNet-20"].build, plan, (_half(CRITERIA),), SEEDS)
     plan = Plan(1, 0.01, 128, "sgd", 5e-4, augment=True)
     targets = tuple(
-        Target({"macs": macs}, configs)
+        Target({"macs": macs}, way(macs))
+        for way in (lambda macs: _configs({"macs": macs}, FILTERS), lambda macs: {"blocks": PruneBlocks(macs=macs)})
         for macs in (0.73, 0.5)
-        for configs in (_configs({"macs": macs}, FILTERS), {"blocks": PruneBlocks(macs=macs)})
     )
     large = {"resnet56": Setting("ResNet-56", found["ResNet-56"].build, plan, targets, (0,), repair=True)}
     halved = {name: PruneChannels(VGG_RATIO, criterion=name, match=VGG_FILTERS) for name in ("l1", "taylor")}

@@ -11,6 +11,7 @@ from benchmarks import (
     coverage,
     disguise,
     filters,
+    int8,
     kmeans,
     language,
     lenet_pruning,
@@ -35,6 +36,7 @@ SCRIPTS = (
     lenet_pruning,
     tickets,
     filters,
+    int8,
 )
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ PAGES = (
     "docs/rate-aware.md",
     "docs/distillation.md",
     "docs/deep-compression.md",
+    "docs/int8.md",
     "README.md",
 )
 

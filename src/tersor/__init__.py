@@ -33,7 +33,7 @@ from tersor.shrinking import (
     prune,
     sensitivity,
 )
-from tersor.simulation.observers import Observe
+from tersor.simulation import Observe
 from tersor.storage import save
 from tersor.streaming import TensorReader, open
 from tersor.training import Answers, Distill, Distillation, MatchFeatures, Recover, cached_answers

@@ -112,6 +112,17 @@ def test_given_grids_and_kept_layers(net):
     assert set(got.floats) == {"head", "branch"} and isinstance(got.model.head, nn.Linear)
 
 
+def test_codes_that_were_trained_stay():
+    """Weights on a grid have the same codes once batch norms are folded into them; given grids stay as they are."""
+    net = mobile()
+    trained = Quantize(bits=4).fit(net.project.weight)
+    net.project.weight.data = trained.dequantize()
+    grid = affine(0, 5, 4)
+    got = quantize_int8(net, [pictures()], weights=Quantize(bits=4), grids={"depthwise": grid})
+    assert torch.equal(got.weights["project.weight"].codes, trained.codes)
+    assert got.plan.layers["depthwise"].grid == got.plan.layers["stem"].output == grid
+
+
 def test_the_root_may_be_a_layer():
     layer, x = nn.Linear(4, 3), torch.randn(6, 4)
     got = quantize_int8(layer, [x])
@@ -140,6 +151,17 @@ def test_a_file_gives_the_same_network(net, found, tmp_path):
     assert Plan.from_json(found.plan.to_json()) == found.plan
 
 
+@pytest.mark.parametrize("first", ["head", "table"])
+def test_tied_embeddings_stay_float(first, tmp_path):
+    torch.manual_seed(0)
+    net, fresh, x = Tied(first), Tied(first), torch.randint(6, (5, 3))
+    got = quantize_int8(net, [x])
+    tersor.save(got.compressed(), tmp_path / "tied.tsr")
+    again = load_int8(tmp_path / "tied.tsr", fresh)
+    assert set(got.floats) == {"table"} and torch.equal(again.table.weight, net.table.weight)
+    assert torch.equal(outputs(again, x), outputs(got.model, x))
+
+
 def test_state_dict_and_copies(found):
     x = pictures(seed=5)
     expected = outputs(found.model, x)
@@ -164,7 +186,7 @@ def test_errors(net, tmp_path):
         quantize_int8(net, [x], grids={"act": affine(0, 1, 8)})
     with pytest.raises(UsageError, match="float64"):
         quantize_int8(mobile().double(), [x.double()])
-    with pytest.raises(UsageError, match=r"no layer .* up: ConvTranspose2d"):
+    with pytest.raises(UsageError, match=r"no layer .*\(up: ConvTranspose2d"):
         quantize_int8(Up(), [x])
     broken = mobile()
     broken.stem.weight.data[0] = float("inf")
@@ -180,6 +202,45 @@ def test_errors(net, tmp_path):
         load_int8(file, nn.Linear(3, 3))
     with pytest.raises(MismatchError, match="damaged"):
         Plan.from_json('{"format":1,"bits":8,"layers":{"a":{"grid":[0,0,0,255]}},"recurrent":[],"merged":{}}')
+
+
+def test_inputs_that_are_no_floats(found):
+    with pytest.raises(MismatchError, match=r"takes float32, got torch\.uint8"):
+        found.model(torch.zeros(1, 3, 6, 6, dtype=torch.uint8))
+    with pytest.raises(MismatchError, match="convolution of 3 channels"):
+        found.model(torch.zeros(1, 4, 6, 6))
+
+
+def test_transformers_of_torch():
+    """Their fused kernels would ask for weights that are gone; attention stays float."""
+    torch.manual_seed(0)
+    net = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1).eval()
+    x = torch.randn(4, 5, 8)
+    got = quantize_int8(net, [x])
+    assert set(got.floats) == {"layers.0.self_attn"} and len(got.plan.layers) == 2
+    assert error(outputs(got.model, x), outputs(net, x)) < 0.05
+
+
+def test_what_stays_float_is_said():
+    net = nn.Sequential(Up(), nn.BatchNorm2d(2), nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 1)), Up())
+    net[1].running_mean.normal_()
+    got = quantize_int8(nn.Sequential(net, nn.Conv2d(2, 2, 1)).eval(), [pictures(2)])
+    assert set(got.plan.layers) == {"1"} and set(got.floats) == {"0.0.up", "0.2", "0.3.up"}
+    assert "parametrized" in got.floats["0.2"] and "ConvTranspose2d" in str(got)
+
+
+class Tied(nn.Module):
+    """An embedding that is the output layer, too."""
+
+    def __init__(self, first):
+        super().__init__()
+        parts = {"head": nn.Linear(4, 6, bias=False), "table": nn.Embedding(6, 4)}
+        for name in (first, *parts):
+            setattr(self, name, parts[name])
+        self.head.weight = self.table.weight
+
+    def forward(self, x):
+        return self.head(self.table(x))
 
 
 class Up(nn.Module):

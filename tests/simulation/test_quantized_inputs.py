@@ -40,7 +40,7 @@ def test_steps_are_learned_towards_less_error():
         optimizer.zero_grad()
         (made(x) - x).square().mean().backward()
         optimizer.step()
-    assert made.grid().scale < first and float((made(x) - x).square().mean()) < 0.9 * before
+    assert made.grid().scale < first and float((made(x) - x).detach().square().mean()) < 0.9 * before
 
 
 def test_gradients_pass_within_the_range_only():
@@ -49,6 +49,20 @@ def test_gradients_pass_within_the_range_only():
     made(x).sum().backward()
     assert x.grad.tolist() == [[0.0, 1.0, 1.0, 0.0]]
     assert float(made.factor.grad) > 0  # the clamped 9 grows with the step
+
+
+def test_gradient_of_the_step_is_that_of_the_paper():
+    """round(v) - v inside, the end less the zero point where x is clamped, v = x / s; scaled by 1 / sqrt(N Q)."""
+    first, x = torch.tensor([[-1.0, 0.3, 2.0, 3.0]]), torch.tensor([[-4.0, 0.5, 1.1, 9.0], [0.2, -0.6, 2.2, 3.1]])
+    made = quantizer(first, bits=4, method="min-max")
+    grid = made.grid()
+    made(x).sum().backward()
+    v = x / grid.scale
+    codes = (v + grid.zero).round()
+    slopes = torch.where(codes < 0, -grid.zero, torch.where(codes > 15, 15 - grid.zero, v.round() - v))
+    gain = (4 * (15 - grid.zero)) ** -0.5
+    # In units of the first step: plain descent moves the step as it would the step itself.
+    assert float(made.factor.grad) == pytest.approx(gain * float(slopes.sum()) / grid.scale, rel=1e-4)
 
 
 def test_fixed_point_steps_are_powers_of_two():

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from tersor.calibration import LayerStatistics, bias_of, fold_batch_norms
 from tersor.calibration.collect import collect
@@ -24,13 +25,15 @@ from tersor.integers.observe import Inputs, observe_inputs
 from tersor.integers.plan import Layer, Plan, assemble, chained, merge
 from tersor.integers.result import Integers
 from tersor.integers.weights import check, integer_weight
-from tersor.quantization import Quantize
+from tersor.quantization import NonFiniteError, Quantize
 from tersor.shrinking.holding import finalized
 from tersor.simulation.affine import Affine
 from tersor.simulation.observers import Observe
 from tersor.tensors import Uniform
 
 _CONVERTED = (nn.Linear, *CONVOLUTIONS)
+_ENDS = Observe(method="min-max")
+"""What is observed where nothing but means is needed of it."""
 
 
 def quantize_int8(
@@ -74,7 +77,7 @@ def quantize_int8(
         raise UsageError(f"grids: {unknown[0]!r} is no layer that becomes integers; such are {', '.join(layers[:3])}")
     seen: dict[str, Inputs] = {}
     if samples is not None:
-        seen = observe_inputs(source.work, layers, samples, activations, seed)
+        seen = observe_inputs(source.work, layers, samples, activations if static else _ENDS, seed)
     plan = _plan(source, layers, seen, static, activations.bits, floats)
     plan = replace(
         plan, layers={n: replace(own, grid=(grids or {}).get(n, own.grid)) for n, own in plan.layers.items()}
@@ -126,16 +129,17 @@ def _prepared(model: nn.Module, samples: list[Any] | None, seed: int) -> _Source
         return _Source(own, {}, own, bias_of(own))
     found = fold_batch_norms(model, samples, seed=seed)
     work = copy.deepcopy(found.model)
-    merge(work, found.folded)
+    merged = {n: layer for n, layer in found.folded.items() if isinstance(work.get_submodule(layer), _CONVERTED)}
+    merge(work, merged)
     try:
         expected, got = (_output(net, samples[0], seed) for net in (found.model, work))
-        same = expected.shape == got.shape and torch.allclose(expected, got, rtol=1e-3, atol=1e-3 * _spread(expected))
+        same = expected.shape == got.shape and _close(expected, got)
     except CalibrationError:
         same = False
     # A class that does not use the bias of a convolution, or asks for attributes of its batch norms.
     if not same:
         return _Source(found.model, {}, copy.deepcopy(found.model), found.bias_of)
-    return _Source(found.model, found.folded, work, found.bias_of)
+    return _Source(found.model, merged, work, found.bias_of)
 
 
 def _candidates(model: nn.Module, keep: Sequence[str], static: bool) -> tuple[list[str], dict[str, str]]:
@@ -145,12 +149,12 @@ def _candidates(model: nn.Module, keep: Sequence[str], static: bool) -> tuple[li
         if not any(fnmatchcase(name, pattern) for name in names):
             raise UsageError(f"keep: the pattern {pattern!r} matches none of the model's {len(names)} modules")
     inside = {id(m) for a in names.values() if isinstance(a, nn.MultiheadAttention) for m in a.modules() if m is not a}
+    inside |= {id(m) for a in names.values() if isinstance(a, parametrize.ParametrizationList) for m in a.modules()}
     layers, floats = [], {}
     for name, module in names.items():
-        if id(module) in inside or not any(p.dim() >= 2 for p in module.parameters(recurse=False)):
-            parametrized = isinstance(module, _CONVERTED) and id(module) not in inside
-            if not parametrized:
-                continue
+        weighted = isinstance(module, _CONVERTED) or any(p.dim() >= 2 for p in module.parameters(recurse=False))
+        if id(module) in inside or not weighted:
+            continue
         if any(fnmatchcase(name, pattern) for pattern in keep):
             floats[name] = "keep names it"
         elif isinstance(module, nn.LSTM):
@@ -158,6 +162,8 @@ def _candidates(model: nn.Module, keep: Sequence[str], static: bool) -> tuple[li
                 floats[name] = reason
         elif not isinstance(module, _CONVERTED):
             floats[name] = f"{type(module).__name__} has no product in integers here"
+        elif parametrize.is_parametrized(module):
+            floats[name] = "its weight is parametrized; make it a parameter again first"
         elif module._forward_hooks or module._forward_pre_hooks:
             floats[name] = "it has hooks of its own"
         else:
@@ -199,7 +205,10 @@ def _weights(
         weight = source.work.get_submodule(name).weight
         assert isinstance(weight, Tensor)
         highest = (1 << bits) - 1 if layer.grid is None else layer.grid.high
-        found[key] = integer_weight(weight, config, highest, (statistics or {}).get(key))
+        try:
+            found[key] = integer_weight(weight, config, highest, (statistics or {}).get(key))
+        except NonFiniteError as error:
+            raise CalibrationError(f"{key}: {error}") from error
     for name in plan.recurrent:
         for local, parameter in source.work.get_submodule(name).named_parameters():
             if "weight" in local:
@@ -263,5 +272,7 @@ def _output(model: nn.Module, batch: Any, seed: int) -> Tensor:
         return main_output(call(model, batch, 0)).float()
 
 
-def _spread(y: Tensor) -> float:
-    return float(y.abs().max()) if y.numel() else 0.0
+def _close(expected: Tensor, got: Tensor) -> bool:
+    """Up to rounding. NaN and Inf are told of where layers take them in."""
+    spread = float(expected.nan_to_num(0.0, 0.0, 0.0).abs().max()) if expected.numel() else 0.0
+    return torch.allclose(expected, got, rtol=1e-3, atol=1e-3 * spread, equal_nan=True)

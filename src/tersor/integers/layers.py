@@ -21,7 +21,8 @@ from tersor.simulation.affine import Affine, affine
 class IntegerLayer(nn.Module):
     """What linear layers and convolutions share.
 
-    bits: of the inputs' codes, where they have no grid. limits: as in `Epilogue`.
+    bits: of the inputs' codes, where they have no grid. limits: as in `Epilogue`. takes_codes: the layer before it puts
+    inputs on its grid already.
     """
 
     codes: Tensor
@@ -39,18 +40,19 @@ class IntegerLayer(nn.Module):
         self.register_buffer("output_grid", as_numbers(None))
         self.bits = bits
         self.limits: tuple[float, float] | None = None
+        self.takes_codes = False
         self._packed: Any = None
 
     def quantized(self, x: Tensor) -> tuple[Tensor, Affine]:
         """Codes of an input, and their grid. Codes that the layer before has put on it already pass."""
         grid = as_grid(self.input_grid)
-        if grid is None:
-            low, high = (0.0, 0.0) if x.numel() == 0 else torch.stack(torch.aminmax(x)).tolist()
-            grid = affine(low, high, self.bits)
-        if x.dtype == torch.uint8:
+        if grid is not None and self.takes_codes and x.dtype == torch.uint8:
             return x, grid
         if x.dtype != torch.float32:
             raise MismatchError(f"an integer layer takes float32, got {x.dtype}; convert the inputs of the network")
+        if grid is None:
+            low, high = (0.0, 0.0) if x.numel() == 0 else torch.stack(torch.aminmax(x)).tolist()
+            grid = affine(low, high, self.bits)
         return grid.quantize(x), grid
 
     def weight_in_integers(self) -> Weight:

@@ -34,13 +34,15 @@ class Layer:
     """A Linear or convolution in integers.
 
     window: of convolutions. grid: of the inputs; None where each batch gets its own. limits: of the activation that the
-    layer applies itself. output: the grid that its outputs are left on, for the one layer that takes them in.
+    layer applies itself. output: the grid that its outputs are left on, for the one layer that takes them in. codes:
+    whether it is such a layer, whose inputs are on its grid already.
     """
 
     window: Window | None = None
     grid: Affine | None = None
     limits: tuple[float, float] | None = None
     output: Affine | None = None
+    codes: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Plan:
     recurrent: tuple[str, ...] = ()
     merged: Mapping[str, str] = field(default_factory=dict)
     activations: tuple[str, ...] = ()
+
+    def codes(self, parameter: str) -> bool:
+        """Whether a parameter, by its name, is held as codes."""
+        module, _, own = parameter.rpartition(".")
+        return (own == "weight" and module in self.layers) or ("weight" in own and module in self.recurrent)
 
     def to_json(self) -> str:
         """The text that `from_json` reads."""
@@ -123,6 +130,12 @@ def assemble(model: nn.Module, plan: Plan, weights: Mapping[str, Uniform]) -> nn
     for name in plan.activations:
         _module(model, name)
         _replace(model, name, nn.Identity())
+    for module in model.modules():
+        # The fused kernels of torch take the weights of the linear layers out of these.
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
     return model.eval()
 
 
@@ -143,6 +156,7 @@ def _integer_layer(
     else:
         new = IntegerConv(weight, layer.window, layer.grid, bits)
     new.limits = layer.limits
+    new.takes_codes = layer.codes
     new.output_grid = as_numbers(layer.output)
     return new
 
@@ -152,6 +166,7 @@ def chained(plan: Plan, following: Mapping[str, str]) -> Plan:
     layers = dict(plan.layers)
     for name, after in following.items():
         layers[name] = replace(layers[name], output=layers[after].grid)
+        layers[after] = replace(layers[after], codes=True)
     return replace(plan, layers=layers)
 
 
@@ -185,7 +200,7 @@ def _written(layer: Layer) -> dict[str, Any]:
     if layer.limits is not None:
         low, high = layer.limits
         own["limits"] = [low, None if high == float("inf") else high]
-    return own
+    return {**own, "codes": True} if layer.codes else own
 
 
 def _read(own: Mapping[str, Any]) -> Layer:
@@ -204,7 +219,7 @@ def _read(own: Mapping[str, Any]) -> Layer:
     if "limits" in own:
         low, high = own["limits"]
         limits = float(low), float("inf") if high is None else float(high)
-    return Layer(window, grids[0], limits, grids[1])
+    return Layer(window, grids[0], limits, grids[1], own.get("codes") is True)
 
 
 def _grid(numbers: Any) -> Affine:

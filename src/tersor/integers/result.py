@@ -58,9 +58,9 @@ class Integers:
 
         `tersor.load` gives float tensors of the original class from the same file.
         """
-        entries = []
-        for entry in compressed_entries(from_state_dict(dict(self.state)), Recipe.lossless()):
-            own = self.weights.get(entry.name)
-            entries.append(entry if own is None else Entry(entry.name, own))
+        # A float tensor that is tied to a weight (an embedding) keeps its own values.
+        floats = {name: tensor for name, tensor in self.state.items() if name not in self.weights}
+        others = {e.name: e for e in compressed_entries(from_state_dict(floats), Recipe.lossless())}
+        entries = (others.get(name) or Entry(name, self.weights[name]) for name in self.state)
         attachments = {NAME: self.plan.to_json().encode()}
         return CompressedModel(tuple(entries), "state_dict", attachments, self.original_bytes)

@@ -34,6 +34,7 @@ def load_int8(path: str | os.PathLike[str] | IO[bytes], model: nn.Module, *, max
             raise MismatchError(f"{reader.name}: its tensors are not the model's; {wrong[0]!r} is one that differs")
         with torch.no_grad():
             for name, tensor in state.items():
-                tensor.copy_(found[name].dequantize())
-        weights = {name: tensor for name, tensor in found.items() if isinstance(tensor, Uniform)}
+                if not plan.codes(name):  # whose floats may be tied to those of an embedding
+                    tensor.copy_(found[name].dequantize())
+        weights = {n: tensor for n, tensor in found.items() if plan.codes(n) and isinstance(tensor, Uniform)}
         return assemble(own, plan, weights)

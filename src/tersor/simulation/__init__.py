@@ -6,7 +6,9 @@ from tersor.simulation.binary_weights import BinaryWeights
 from tersor.simulation.cluster_term import ClusterTerm
 from tersor.simulation.clusters import TrainedClusters
 from tersor.simulation.learned_steps import LearnedSteps
+from tersor.simulation.observers import Observe
 from tersor.simulation.power_steps import PowerSteps
+from tersor.simulation.quantized_inputs import QuantizeInputs
 from tersor.simulation.registry import ACTIVATIONS, DEFAULTS, TRAININGS
 from tersor.simulation.sign_activations import SignActivations
 from tersor.simulation.ternary_weights import TernaryWeights
@@ -22,7 +24,9 @@ __all__ = [
     "Clock",
     "ClusterTerm",
     "LearnedSteps",
+    "Observe",
     "PowerSteps",
+    "QuantizeInputs",
     "SignActivations",
     "Simulation",
     "TernaryWeights",

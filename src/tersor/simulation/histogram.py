@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 BINS = 2048
-_MOST = 1 << 20
+_MOST = 1 << 18
 
 
 class Histogram(nn.Module):
@@ -34,7 +34,7 @@ class Histogram(nn.Module):
     def add(self, x: Tensor, low: float, high: float) -> None:
         """Counts the values of `x`, floats of any shape between `low` and `high`, their finite ends.
 
-        Of large tensors every nth value counts, a million or so; their ends are noted all the same.
+        Of large tensors every nth value counts, some 2^18 of them; their ends are noted all the same.
         """
         values = x.detach().reshape(-1)
         # Odd, so that it falls on all channels of the usual shapes.

@@ -64,7 +64,7 @@ class QuantizeInputs(Activations):
             raise UsageError(f"{self.name}: it is for the inputs of layers with weights, got {type(module).__name__}")
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             raise UsageError(f"{self.name}: the inputs of {type(module).__name__} are indices, not numbers")
-        return QuantizedInputs(self)
+        return QuantizedInputs(self).to(next(module.parameters()).device)
 
 
 class QuantizedInputs(nn.Module):
