@@ -46,7 +46,18 @@ def test_console_blocks(folder, page):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("page", ["docs/guide.md", "docs/calibration.md", "docs/pruning.md", "README.md"])
+PAGES = (
+    "docs/guide.md",
+    "docs/calibration.md",
+    "docs/pruning.md",
+    "docs/quantization-aware.md",
+    "docs/clustering.md",
+    "docs/binary.md",
+    "README.md",
+)
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_python_blocks(folder, page):
     code = "\n".join(blocks(page, "python"))
     assert code
