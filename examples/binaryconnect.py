@@ -166,11 +166,7 @@ def run(name: str, setting: Setting, data: Split, keep: bool = True) -> dict[str
         table[arm] = {
             "rate": best.rate,
             "trials": {f"{rate:g}": error for rate, error in trials.items()},
-            **{
-                m: summary([found[m] for found in runs])
-                for m in ("validation", "test", "real", "bytes")
-                if m in runs[0]
-            },
+            **{measure: summary([found[measure] for found in runs]) for measure in measures},
             "bits_a_weight": 8 * runs[0]["bytes"] / runs[0]["weights"],
         }
         errors = table[arm]["test"]
