@@ -35,12 +35,14 @@ def train(
     loss: Loss = F.cross_entropy,
     state: Path | None = None,
     settle: bool = False,
+    ending: Callable[[nn.Module], object] | None = None,
 ) -> CompressedModel:
     """Trains `model` in place by Adam, whatever the plan's optimizer, and gives what the file will hold.
 
     rules: none trains without compression. The same seed, the same order of images.
     state: where the session is saved after each epoch; a run that was stopped goes on from there, bit by bit.
     settle: batch norms get the moments that they see with the final weights.
+    ending: called with the trained network before anything of that, while it holds its simulations.
     """
     images, labels = data
     optimizer = torch.optim.Adam(model.parameters(), plan.rate, weight_decay=plan.decay)
@@ -65,6 +67,8 @@ def train(
             session.step()
             if state is not None and session.done % (len(labels) // plan.batch) == 0:
                 session.save(state)
+        if ending is not None:
+            ending(model)
         if settle:
             settle_batch_norms(model, images, plan.batch)
         model.eval()

@@ -57,6 +57,9 @@ PAGES = (
     "docs/distillation.md",
     "docs/deep-compression.md",
     "docs/int8.md",
+    "docs/quantization-aware.md",
+    "docs/clustering.md",
+    "docs/binary.md",
     "README.md",
 )
 
