@@ -52,6 +52,9 @@ PAGES = (
     "docs/pruning.md",
     "docs/distillation.md",
     "docs/deep-compression.md",
+    "docs/quantization-aware.md",
+    "docs/clustering.md",
+    "docs/binary.md",
     "README.md",
 )
 

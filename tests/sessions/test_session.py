@@ -1,22 +1,21 @@
 """A session: what is simulated, pruned and learned, and what comes out."""
 
-import io
+import copy
 
+import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import tersor
-from tersor import Prune, Quantize, Rule
-from tests.sessions.toys import Round, X, adam, build, train
+from tersor import Palettize, Prune, Quantize, Recipe, Regrow, Rule, Schedule
+from tersor.errors import CalibrationError, DivergenceError, UsageError
+from tersor.quantization import FixedPoint
+from tersor.shrinking.holding import masks_of
+from tersor.training import default_distance
+from tests.sessions.toys import ClampInputs, Round, X, Y, adam, build, train
 
 ROUND = Rule("*", Quantize(bits=4), train=Round())
-
-
-def loaded(compressed):
-    file = io.BytesIO()
-    tersor.save(compressed, file)
-    file.seek(0)
-    return tersor.load(file)
 
 
 def same(state, other):
@@ -61,3 +60,269 @@ def test_own_parameters_learn_at_their_rate_without_decay():
     assert all(not torch.equal(now, then) for now, then in zip(group["params"], before, strict=True))
     session.finalize()
     assert [len(group["params"]) for group in optimizer.param_groups] == [4, 0]
+
+
+def test_techniques_compose_and_keep_what_earlier_ones_did():
+    """Pruned by a schedule first, then simulated under the mask that came of it, then with quantized inputs."""
+    model = build()
+    recipe = Recipe(
+        [
+            Rule("*", Quantize(bits=4), Prune(density=0.2), schedule=Schedule("cubic", end=4), train=Round(begin=5)),
+            Rule("2.*", activations=ClampInputs(begin=6)),
+        ]
+    )
+    session = tersor.prepare(model, recipe, optimizer=adam(model))
+    train(session, 4)
+    masks = masks_of(model)
+    assert session.density() == pytest.approx(0.2) and len(model[0].weight.unique()) == 13
+    train(session, 1)
+    assert [type(part).__name__ for part in model[0].parametrizations.weight] == ["Grid", "Mask"]
+    train(session, 3)
+    assert list(session.quantizers) == ["2"] and model[2].input_quantizer.bound.grad is not None
+    assert all(torch.equal(mask, masks[name]) for name, mask in masks_of(model).items())
+    bound = session.quantizers["2"]
+    compressed = session.finalize()
+    assert not hasattr(model[2], "input_quantizer") and session.quantizers["2"] is bound
+    assert not model[2]._forward_pre_hooks
+    for name, mask in masks.items():
+        assert torch.equal(compressed.state_dict()[name] != 0, mask & (model.get_parameter(name) != 0))
+        assert int((model.get_parameter(name)[~mask] != 0).sum()) == 0
+
+
+def test_pruning_goes_on_while_weights_are_simulated():
+    """What is stored is compared, not the few values of the grid: these would be ties."""
+    model = build()
+    rule = Rule(
+        "0.*", Quantize(bits=2), Prune(density=0.5), schedule=Schedule("one_shot", begin=2), train=Round(bits=2)
+    )
+    session = tersor.prepare(model, rule, optimizer=adam(model))
+    train(session, 1)
+    session.optimizer.zero_grad()
+    session.loss((model(X) - Y).square().mean()).backward()
+    session.optimizer.step()
+    stored = model[0].parametrizations.weight.original.detach().clone()
+    session.step()
+    kept = stored.abs().flatten().argsort(descending=True)[:30]
+    assert set(masks_of(model)["0.weight"].flatten().nonzero().flatten().tolist()) == set(kept.tolist())
+    assert [type(part).__name__ for part in model[0].parametrizations.weight] == ["Grid", "Mask"]
+
+
+def test_regrowth():
+    model = build()
+    rule = Rule("*", prune=Prune(density=0.5), regrow=Regrow(share=0.5, every=2, end=9))
+    session = tersor.prepare(model, rule, optimizer=adam(model))
+    before = masks_of(model)
+    train(session, 2)
+    after = masks_of(model)
+    assert session.density() == pytest.approx(0.5) and bool((after["0.weight"] & ~before["0.weight"]).any())
+
+
+def test_tied_weights_stay_tied():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(5, 6)
+            self.body = nn.Linear(6, 6)
+            self.head = nn.Linear(6, 5, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, tokens):
+            return self.head(self.body(self.embed(tokens)))
+
+    torch.manual_seed(0)
+    model, tokens = Tied(), torch.tensor([[0, 1], [2, 4]])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    session = tersor.prepare(
+        model, [Rule("head.weight", Quantize(bits=3), Prune(density=0.5), train=Round(bits=3))], optimizer=optimizer
+    )
+    assert len(optimizer.param_groups[1]["params"]) == 1
+    for _ in range(3):
+        optimizer.zero_grad()
+        session.loss(model(tokens).square().mean()).backward()
+        optimizer.step()
+        session.step()
+    expected = model(tokens)
+    compressed = session.finalize()
+    assert model.head.weight is model.embed.weight and torch.equal(model(tokens), expected)
+    ties = {entry.name: entry.tied_to for entry in compressed.entries}
+    assert ties["head.weight"] == "embed.weight" and len(model.head.weight.unique()) <= 8
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers(kind):
+    torch.manual_seed(0)
+    model = kind(3, 4, batch_first=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    session = tersor.prepare(
+        model, [Rule("weight*", Quantize(bits=3), Prune(density=0.6), train=Round(bits=3))], optimizer=optimizer
+    )
+    inputs = torch.randn(2, 5, 3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        session.loss(model(inputs)[0].square().mean()).backward()
+        optimizer.step()
+        session.step()
+    expected = model(inputs)[0]
+    assert model.parametrizations.weight_hh_l0[0].step.grad is not None
+    compressed = session.finalize()
+    assert type(model) is kind and torch.equal(model(inputs)[0], expected)
+    assert same(compressed.state_dict(), model.state_dict())
+
+
+def test_penalties_join_the_loss_by_the_clock():
+    model = build()
+    session = tersor.prepare(model, [Rule("*", Quantize(bits=2), train=Round(bits=2, pull=0.5, begin=1))], steps=5)
+    zero = torch.zeros((), requires_grad=True)
+    assert session.loss(zero).item() == 0
+    session.step()
+    assert session.loss(zero).item() == 0  # the ramp begins with the simulation
+    session.step()
+    parts = [layer.parametrizations.weight for layer in (model[0], model[2])]
+    wanted = sum(0.5 * 0.25 * float((part.original - part[0](part.original)).square().sum()) for part in parts)
+    loss = session.loss(zero)
+    assert float(loss) == pytest.approx(wanted, rel=1e-5)
+    assert float(session.loss(zero, parts=2)) == pytest.approx(wanted / 2, rel=1e-5)
+    loss.backward()
+    assert parts[0].original.grad.abs().sum() > 0
+
+
+def test_without_training_the_representation_is_fitted_at_the_end():
+    model = build()
+    session = tersor.prepare(
+        model, [Rule("*", tersor.Cast("bfloat16"), Prune(density=0.5)), Rule("0.bias", tersor.Cast("float16"))]
+    )
+    compressed = session.finalize()
+    assert torch.equal(model[0].weight, model[0].weight.bfloat16().float())
+    assert torch.equal(model[0].bias, model[0].bias.half().float()) and int((model[0].weight != 0).sum()) == 30
+    assert same(compressed.state_dict(), model.state_dict())
+
+
+def test_a_shared_codebook_is_fitted_at_the_end():
+    model = build()
+    session = tersor.prepare(model, [Rule("*", Palettize(bits=2), shared=True)])
+    session.finalize()
+    values = torch.cat([model[0].weight.flatten(), model[2].weight.flatten()]).unique()
+    assert len(values) == 4
+
+
+def test_a_teacher():
+    teacher, model = build(1).train(), build()
+    session = tersor.prepare(model, [ROUND], optimizer=adam(model), teacher=teacher)
+    outputs = model(X)
+    task = outputs.square().mean()
+    loss = session.loss(task, inputs=X, outputs=outputs)
+    wanted = task + default_distance(1.0)(outputs, teacher(X))
+    assert float(loss) == pytest.approx(float(wanted)) and teacher.training
+    loss.backward()
+    assert teacher[0].weight.grad is None
+    assert float(session.loss(inputs=X, outputs=outputs)) == pytest.approx(float(wanted - task), rel=1e-4)
+
+
+def test_a_distillation_with_parameters():
+    class Projected(nn.Module):
+        rate = 0.5
+
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+            self.closed = False
+
+        def forward(self, inputs, outputs, task_loss=None, *, answers):
+            return task_loss + (self.scale * outputs - answers).square().mean()
+
+        def close(self):
+            self.closed = True
+
+    model, distillation = build(), Projected()
+    session = tersor.prepare(model, [ROUND], optimizer=adam(model), distillation=distillation)
+    assert [group["lr"] for group in session.optimizer.param_groups] == [0.01, 1e-3, 0.5]
+    outputs = model(X)
+    session.loss(outputs.mean(), inputs=X, outputs=outputs, answers=Y).backward()
+    session.optimizer.step()
+    assert float(distillation.scale.detach()) != 1
+    session.finalize()
+    assert distillation.closed
+
+
+def test_shapes_of_teacher_and_student_must_agree():
+    teacher, model = nn.Linear(6, 5), build()
+    session = tersor.prepare(model, [ROUND], teacher=teacher)
+    with pytest.raises(CalibrationError, match=r"\(16, 4\).*\(16, 5\)"):
+        session.loss(inputs=X, outputs=model(X))
+    with pytest.raises(UsageError, match=r"inputs=\.\.\., outputs"):
+        session.loss(model(X).mean())
+
+
+def test_a_loss_that_is_no_number_stops(tmp_path):
+    model = build()
+    session = tersor.prepare(model, [ROUND], optimizer=adam(model), checkpoint=tmp_path / "state.pt")
+    train(session, 2)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(DivergenceError, match=r"step 3: .*task nan.*state\.pt"):
+        session.loss(model(X).mean() * torch.nan)
+    fresh = build()
+    again = tersor.prepare(fresh, [ROUND], optimizer=adam(fresh))
+    again.load(tmp_path / "state.pt")
+    assert again.done == 2 and same(fresh.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        ([Rule("2.wieght", Quantize())], "2.wieght.*matches none"),
+        ([Rule("2.*", FixedPoint(), train=Round())], r"2\.weight: round is not for fixed point"),
+        ([Rule("*", Palettize(), shared=True), Rule("2.*", train=Round())], "2.weight: a codebook that several"),
+        ([Rule("1.*", Quantize())], "matches none"),
+        ([Rule("norm.weight", activations=ClampInputs())], "norm: clamp_inputs is not for BatchNorm1d"),
+        ([Rule("*", prune=Prune(density=0.5, criterion="wanda"))], "weight: criterion 'wanda' needs calibration"),
+        ([Rule("*", prune=Prune(density=0.5, criterion="obs"))], "weight: the criterion 'obs'"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(rules, says):
+    model = build()
+    model.add_module("norm", nn.BatchNorm1d(4))
+    with pytest.raises(UsageError, match=says):
+        tersor.prepare(model, rules)
+
+
+def test_more_conflicts():
+    model = build()
+    with torch.no_grad():
+        model[2].weight.zero_()
+    with pytest.raises(UsageError, match=r"2\.weight: more centroids than weights"):
+        tersor.prepare(model, [ROUND])
+    model = build()
+    tersor.prepare(model, [ROUND])
+    with pytest.raises(UsageError, match="in a session already"):
+        tersor.prepare(model, [ROUND])
+    model = build()
+    weight_norm(model[0])
+    with pytest.raises(UsageError, match=r"0\.weight: _WeightNorm computes this weight"):
+        tersor.prepare(model, [ROUND])
+    model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    model["b"].weight = model["a"].weight
+    with pytest.raises(UsageError, match=r"a\.weight and b\.weight are one tensor.*two representations"):
+        tersor.prepare(model, [Rule("a.*", Quantize(bits=4)), Rule("b.*", Quantize(bits=5))])
+    lstm = nn.LSTM(2, 2)
+    with pytest.raises(UsageError, match="quantizes its inputs in two ways"):
+        tersor.prepare(
+            lstm, [Rule("weight_i*", activations=ClampInputs()), Rule("weight_h*", activations=ClampInputs(rate=1.0))]
+        )
+
+
+def test_wrong_use():
+    model = build()
+    for wrong in ({"steps": 0}, {"optimizer": 3}, {"teacher": 3}, {"distillation": 3}, {"progress": print}):
+        with pytest.raises(UsageError):
+            tersor.prepare(build(), [ROUND], **wrong)
+    with pytest.raises(UsageError, match="takes an nn"):
+        tersor.prepare(model.state_dict(), [ROUND])
+    session = tersor.prepare(model, [ROUND])
+    with pytest.raises(UsageError, match="scalar"):
+        session.loss(model(X))
+    with pytest.raises(UsageError, match="task's loss"):
+        session.loss()
+    session.finalize()
+    for call in (session.step, session.finalize, session.state_dict, lambda: session.loss(torch.zeros(()))):
+        with pytest.raises(UsageError, match="over"):
+            call()

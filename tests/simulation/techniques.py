@@ -6,6 +6,7 @@ from tersor.quantization import Binarize, FixedPoint, Palettize, Quantize, Terna
 from tersor.simulation import (
     BinaryConnect,
     BinaryWeights,
+    Clock,
     ClusterTerm,
     LearnedSteps,
     PowerSteps,
@@ -57,3 +58,27 @@ def draw_mask(shape, seed=0, density=0.7):
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density
     mask.reshape(-1)[:12] = True  # as many as there are centroids, at least
     return mask
+
+
+def regress(simulation, weight, steps=60, rate=0.02, own=0.02):
+    """Loss of a linear layer after training on what another one gives; own: rate of the simulation's parameters.
+
+    Inputs are correlated, so that errors of weights can make good for each other.
+    """
+    x = draw((40, weight.shape[1]), 1, spread=1.0) + 2 * draw((40, 1), 5, spread=1.0)
+    wanted = x @ draw(weight.shape, 2, spread=0.3).T
+    stored = torch.nn.Parameter(weight.clone())
+    groups = [{"params": [stored], "lr": rate}, {"params": list(simulation.parameters()), "lr": own}]
+    optimizer = torch.optim.Adam([group for group in groups if group["params"]])
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, max(steps, 1))
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        loss = (x @ simulation(stored).T - wanted).square().mean()
+        penalty = simulation.penalty(stored, Clock(step, steps))
+        (loss if penalty is None else loss + penalty).backward()
+        optimizer.step()
+        decay.step()
+        with torch.no_grad():
+            simulation.after_step(stored, None, Clock(step, steps))
+    found = simulation.compressed(stored.detach(), None).dequantize()
+    return float((x @ found.T - wanted).square().mean())

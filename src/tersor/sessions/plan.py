@@ -70,7 +70,8 @@ def make_plan(model: nn.Module, recipe: Recipe) -> Plan:
     """
     if any(isinstance(module, Simulation) for module in model.modules()):
         raise UsageError("the model is in a session already; finalize that one first")
-    keys, aliases, places = _tensors(model)
+    keys, aliases = _tensors(model)
+    places = make_places(model)
     treatments = recipe.plan(list(keys.values()))
     found: dict[str, Planned] = {}
     for name, own in aliases.items():
@@ -87,28 +88,28 @@ def make_plan(model: nn.Module, recipe: Recipe) -> Plan:
 
 
 def make_places(model: nn.Module) -> dict[str, list[Place]]:
-    """Places of all parameters, by their first names."""
-    return _tensors(model)[2]
+    """Places of all parameters, by their first names. No weight is computed: simulations may draw random numbers."""
+    found: dict[int, tuple[str, list[Place]]] = {}
+    for prefix, module, attribute, stored in parameter_sites(model):
+        found.setdefault(id(stored), (f"{prefix}{attribute}", []))[1].append(Place(module, attribute))
+    return dict(found.values())
 
 
-def _tensors(model: nn.Module) -> tuple[dict[str, TensorKey], dict[str, str], dict[str, list[Place]]]:
-    """Keys by every name; every name -> the tensor's first one; places of parameters by first name."""
+def _tensors(model: nn.Module) -> tuple[dict[str, TensorKey], dict[str, str]]:
+    """Keys by every name of a parameter or buffer; and every name -> the tensor's first one."""
     keys: dict[str, TensorKey] = {}
     aliases: dict[str, str] = {}
-    places: dict[str, list[Place]] = {}
     first: dict[int, str] = {}
     for prefix, module, attribute, stored in parameter_sites(model):
         name = f"{prefix}{attribute}"
-        own = first.setdefault(id(stored), name)
-        aliases[name] = own
-        places.setdefault(own, []).append(Place(module, attribute))
+        aliases[name] = first.setdefault(id(stored), name)
         value = getattr(module, attribute).detach()
         keys[name] = TensorKey(name, tuple(value.shape), value.dtype)
     for name, buffer in model.named_buffers(remove_duplicate=False):
         if ".parametrizations." not in f".{name}":
             aliases[name] = first.setdefault(id(buffer), name)
             keys[name] = TensorKey(name, tuple(buffer.shape), buffer.dtype)
-    return keys, aliases, places
+    return keys, aliases
 
 
 def _united(names: list[TensorKey], treatments: Mapping[str, Treatment], recipe: Recipe) -> Treatment:

@@ -101,7 +101,7 @@ class Session:
         return self._pruning.density()
 
     def loss(
-        self, task_loss: Tensor | None = None, *, inputs: Any = None, outputs: Any = None, parts: int = 1
+        self, task_loss: Tensor | None = None, *, inputs: Any = None, outputs: Any = None, parts: int = 1, **more: Any
     ) -> Tensor:
         """The loss to call `backward` of: the task's, what a teacher adds, and the penalties of the simulations.
 
@@ -109,23 +109,25 @@ class Session:
         inputs, outputs: what the network was called with, and gave; a teacher needs both.
         parts:     of how many losses a step's gradient is the sum, penalties being divided by it: for loops that
                    accumulate gradients and have divided `task_loss` already.
-        Raises DivergenceError, with the step, where the loss is NaN or infinite: the state from before the step is at
-        `checkpoint` then, if `prepare` was given one. UsageError without any loss, or after `finalize`.
+        more:      goes to the distillation.
+        Raises DivergenceError, with the step, where the loss is NaN or infinite: the state of then, from before the
+        step, is at `checkpoint` if `prepare` was given one. UsageError without any loss, or after `finalize`.
         """
         self._check_open()
         if task_loss is not None and (not isinstance(task_loss, Tensor) or task_loss.numel() != 1):
             raise UsageError(f"the task's loss must be a scalar tensor, got {_described(task_loss)}")
-        total = task_loss
         if self._distillation is not None:
-            total = self._distillation(task_loss, inputs, outputs)
-        if total is None:
-            raise UsageError("loss: give the task's loss; there is no teacher to learn from")
-        self._losses = {"loss": total.detach()} if task_loss is None else {"task": task_loss.detach()}
+            total: Tensor = self._distillation(inputs, outputs, task_loss, **more)
+        elif task_loss is None or more:
+            raise UsageError("loss: give the task's loss, and nothing for a teacher; there is none to learn from")
+        else:
+            total = task_loss
         penalty = self._penalty()
+        parted = {"task": task_loss, "penalty": penalty}
         if penalty is not None:
-            self._losses["penalty"] = penalty.detach()
             total = total + penalty / parts
-        self._losses["loss"] = total.detach()
+        parted["loss"] = total
+        self._losses = {name: value.detach() for name, value in parted.items() if value is not None}
         if not bool(torch.isfinite(total.detach()).all()):
             self._diverged()
         return total
@@ -156,8 +158,9 @@ class Session:
             self._simulated = []
             if self._own is not None:
                 self._own.close()
-            if self._outward.log is not None:
-                self._outward.log.close()
+            for part in (self._outward.log, self._distillation):
+                if hasattr(part, "close"):
+                    part.close()
         return compressed
 
     def state_dict(self) -> dict[str, Any]:
@@ -167,19 +170,7 @@ class Session:
         in the data, gradient scalers) is not in it. Processes that train together must all call it.
         """
         self._check_open()
-        distillation = self._distillation
-        return {
-            "format": states.FORMAT,
-            "recipe": states.recipe_text(self.recipe),
-            "digest": states.digest(states.recipe_text(self.recipe)),
-            "steps": self.steps,
-            "done": self.done,
-            "model": dict(self._network.state_dict()),
-            "optimizer": None if self._own is None else self._own.optimizer.state_dict(),
-            "distillation": dict(distillation.state_dict()) if isinstance(distillation, nn.Module) else None,
-            "pruning": self._pruning.state_dict(),
-            "random": gathered(states.random_state()),
-        }
+        return self._state(gathered(states.random_state()))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from `state_dict()`, in a session that was prepared alike: the same network, recipe and optimizer.
@@ -227,6 +218,21 @@ class Session:
         content = self._compressed(copy.deepcopy(self._network))
         return write_tsr(io.BytesIO(), content.entries, dict(content.attachments)).file_bytes
 
+    def _state(self, random: list[dict[str, Any]]) -> dict[str, Any]:
+        distillation = self._distillation
+        return {
+            "format": states.FORMAT,
+            "recipe": states.recipe_text(self.recipe),
+            "digest": states.digest(states.recipe_text(self.recipe)),
+            "steps": self.steps,
+            "done": self.done,
+            "model": dict(self._network.state_dict()),
+            "optimizer": None if self._own is None else self._own.optimizer.state_dict(),
+            "distillation": dict(distillation.state_dict()) if isinstance(distillation, nn.Module) else None,
+            "pruning": self._pruning.state_dict(),
+            "random": random,
+        }
+
     def _compressed(self, network: nn.Module) -> CompressedModel:
         """Makes `network` ordinary, in place, and gives what its file holds."""
         weights = compressed_weights(network, self._plan)
@@ -272,8 +278,9 @@ class Session:
     def _diverged(self) -> None:
         kept = ""
         if self._outward.checkpoint is not None:
-            self.save(self._outward.checkpoint)
-            kept = f"; the state before it is in {self._outward.checkpoint}"
+            # Not `save`: other processes may have a loss, and would be waited for in vain.
+            states.write_state(self._state([states.random_state()]), self._outward.checkpoint)
+            kept = f"; the state before the step is in {self._outward.checkpoint}"
         parts = ", ".join(f"{name} {float(value):g}" for name, value in self._losses.items())
         raise DivergenceError(
             f"step {self.done + 1}: the loss is not finite ({parts}){kept}. Lower the learning rate, or check the data"

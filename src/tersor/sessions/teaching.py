@@ -16,12 +16,14 @@ from tersor.training.distill import Distance
 
 
 class Distillation(Protocol):
-    """Called once a step by `Session.loss`. A module's parameters are trained with the network and saved with it."""
+    """Called by `Session.loss`. A module's parameters are trained with the network (at its `rate`, if it has one, else
+    at the optimizer's) and saved with it; a `close()` is called when the session ends."""
 
-    def __call__(self, task_loss: Tensor | None, inputs: Any, outputs: Any) -> Tensor:
+    def __call__(self, inputs: Any, outputs: Any, task_loss: Tensor | None = None, **more: Any) -> Tensor:
         """The loss to train with, a scalar.
 
-        task_loss: of the labels; None where there are none. inputs, outputs: the student's, as the loop gave them.
+        inputs, outputs: the student's, as the loop gave them. task_loss: of the labels; None where there are none.
+        more: whatever else the loop gave `Session.loss`, such as answers of teachers that are known already.
         """
 
 
@@ -35,7 +37,7 @@ class FromTeacher:
         self.teacher = teacher
         self.distance = distance or default_distance(1.0)
 
-    def __call__(self, task_loss: Tensor | None, inputs: Any, outputs: Any) -> Tensor:
+    def __call__(self, inputs: Any, outputs: Any, task_loss: Tensor | None = None, **more: Any) -> Tensor:
         """See `Distillation`. CalibrationError where the teacher rejects the inputs, or shapes of outputs differ."""
         if inputs is None or outputs is None:
             raise UsageError("a teacher needs session.loss(task_loss, inputs=..., outputs=...) of the student")

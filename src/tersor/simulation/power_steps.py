@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tersor.quantization import FixedPoint, RepresentationConfig
 from tersor.simulation.base import Training
-from tersor.simulation.fitting import checked
+from tersor.simulation.fitting import SMALLEST_UNIT, checked
 from tersor.simulation.grids import GridSimulation, gains
 from tersor.simulation.straight_through import clamped, rounded, straight_through
 
@@ -59,4 +59,5 @@ class PowerStepsSimulation(GridSimulation):
         """
         exponent = rounded(clamped(self.exponent.to(torch.float32), *EXPONENTS))
         scale = (exponent.detach().to(torch.int32) + 127 << 23).view(torch.float32)
-        return straight_through(scale, exponent * (self.gain / (scale * math.log(2)))), None
+        slope = self.gain / (scale.clamp(min=SMALLEST_UNIT) * math.log(2))
+        return straight_through(scale, exponent * slope), None
