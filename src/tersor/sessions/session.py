@@ -86,15 +86,35 @@ class Session:
         self._over = False
         self._began = time.monotonic()
         self._pruning = Pruning(self._network, plan.tensors.values(), data)
-        self._own = None if optimizer is None else OwnParameters(optimizer, self._rates(optimizer))
-        if self._own is not None and isinstance(distillation, nn.Module):
-            self._own.add(distillation.parameters(), _rate_of(distillation, self._own.optimizer))
+        self._own: OwnParameters | None = None
+        if optimizer is not None:
+            self.join(optimizer)
         self._attach_due()
 
     @property
     def optimizer(self) -> Optimizer | None:
-        """The one given to `prepare`."""
+        """The one given to `prepare`, or to `join`."""
         return None if self._own is None else self._own.optimizer
+
+    def join(self, optimizer: Optimizer) -> None:
+        """Gives the session its optimizer later than `prepare`: where parameters change in between, as with FSDP2.
+
+        UsageError if it has one already.
+        """
+        if self._own is not None:
+            raise UsageError("the session has an optimizer already; it is the one given to prepare")
+        self._own = OwnParameters(optimizer, self._rates(optimizer))
+        for part in self._simulated:
+            self._own.add(part.simulation.parameters(), part.rate)
+        for name, quantizer in self.quantizers.items():
+            self._own.add(quantizer.parameters(), self._plan.activations[name].rate)
+        if isinstance(self._distillation, nn.Module):
+            self._own.add(self._distillation.parameters(), _rate_of(self._distillation, optimizer))
+
+    def own_parameters(self) -> list[nn.Parameter]:
+        """What simulations and quantizers have brought to train beside the network's own parameters."""
+        parts = [*(part.simulation for part in self._simulated), *self.quantizers.values()]
+        return [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
 
     def density(self) -> float:
         """Share of the weights under masks that is kept now; 1 where nothing is pruned."""
@@ -256,16 +276,18 @@ class Session:
         for name in sorted((name for name, begin in begins.items() if begin <= now), key=begins.__getitem__):
             part = attach(self._plan.tensors[name])
             self._simulated.append(part)
-            self._adopt(part.simulation, part.rate)
+            self._adopt(name, part.simulation, part.rate)
         for name, config in self._plan.activations.items():
             if config.begin <= now and name not in self.quantizers:
                 layer = self._network.get_submodule(name)
                 self.quantizers[name] = attach_quantizer(layer, name, config)
-                self._adopt(self.quantizers[name], config.rate)
+                self._adopt(name, self.quantizers[name], config.rate)
 
-    def _adopt(self, part: nn.Module, rate: float) -> None:
+    def _adopt(self, name: str, part: nn.Module, rate: float) -> None:
         if self._own is not None:
             self._own.add(part.parameters(), rate)
+        elif self.done > 0 and any(parameter.requires_grad for parameter in part.parameters()):
+            raise UsageError(f"{name}: its {type(part).__name__} has parameters to train; prepare with optimizer=...")
 
     def _clock(self, part: Simulated) -> Clock:
         return Clock(self.done - part.begin, None if self.steps is None else max(self.steps - part.begin, 0))

@@ -195,8 +195,15 @@ def put(module: nn.Module, attribute: str, part: nn.Module, *, first: bool = Fal
         chain = module.parametrizations[attribute]
         assert isinstance(chain, nn.ModuleList)
         chain.insert(0, part.train(module.training))
-    else:
+    elif parametrize.is_parametrized(module, attribute):
         parametrize.register_parametrization(module, attribute, part)
+    else:
+        # torch calls `set_` on what it registers, which takes the hooks of DistributedDataParallel off: that happens to
+        # another parameter of the same memory.
+        stored = getattr(module, attribute)
+        module._parameters[attribute] = nn.Parameter(stored.detach(), stored.requires_grad)
+        parametrize.register_parametrization(module, attribute, part)
+        module.parametrizations[attribute].original = stored  # type: ignore[index, union-attr]
     if isinstance(module, nn.RNNBase):
         _compute_flat_weights(module)
 
