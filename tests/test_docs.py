@@ -52,6 +52,7 @@ PAGES = (
     "docs/guide.md",
     "docs/calibration.md",
     "docs/pruning.md",
+    "docs/training.md",
     "docs/distillation.md",
     "docs/deep-compression.md",
     "docs/quantization-aware.md",
@@ -62,9 +63,6 @@ PAGES = (
 
 
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize(
-    "page", ["docs/guide.md", "docs/calibration.md", "docs/pruning.md", "docs/training.md", "README.md"]
-)
 def test_python_blocks(folder, page):
     code = "\n".join(blocks(page, "python"))
     assert code
