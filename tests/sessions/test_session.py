@@ -191,14 +191,16 @@ def test_recurrent_layers(kind):
 
 def test_penalties_join_the_loss_by_the_clock():
     model = build()
-    session = tersor.prepare(model, [Rule("*", Quantize(bits=2), train=Round(bits=2, pull=0.5, begin=1))], steps=5)
+    session = tersor.prepare(
+        model, [Rule("*", Quantize(bits=2), train=Round(bits=2, pull=0.5, begin=1))], optimizer=adam(model), steps=5
+    )
     zero = torch.zeros((), requires_grad=True)
     assert session.loss(zero).item() == 0
     session.step()
     assert session.loss(zero).item() == 0  # the ramp begins with the simulation
     session.step()
     parts = [layer.parametrizations.weight for layer in (model[0], model[2])]
-    wanted = sum(0.5 * 0.25 * float((part.original - part[0](part.original)).square().sum()) for part in parts)
+    wanted = sum(0.5 * 0.25 * (part.original - part[0](part.original)).square().sum().item() for part in parts)
     loss = session.loss(zero)
     assert float(loss) == pytest.approx(wanted, rel=1e-5)
     assert float(session.loss(zero, parts=2)) == pytest.approx(wanted / 2, rel=1e-5)
@@ -232,10 +234,10 @@ def test_a_teacher():
     task = outputs.square().mean()
     loss = session.loss(task, inputs=X, outputs=outputs)
     wanted = task + default_distance(1.0)(outputs, teacher(X))
-    assert float(loss) == pytest.approx(float(wanted)) and teacher.training
+    assert loss.item() == pytest.approx(wanted.item()) and teacher.training
     loss.backward()
     assert teacher[0].weight.grad is None
-    assert float(session.loss(inputs=X, outputs=outputs)) == pytest.approx(float(wanted - task), rel=1e-4)
+    assert session.loss(inputs=X, outputs=outputs).item() == pytest.approx((wanted - task).item(), rel=1e-4)
 
 
 def test_a_distillation_with_parameters():

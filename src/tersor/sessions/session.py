@@ -179,8 +179,9 @@ class Session:
             if self._own is not None:
                 self._own.close()
             for part in (self._outward.log, self._distillation):
-                if hasattr(part, "close"):
-                    part.close()
+                close = getattr(part, "close", None)
+                if close is not None:
+                    close()
         return compressed
 
     def state_dict(self) -> dict[str, Any]:
