@@ -87,7 +87,7 @@ def learn(
             outputs = model(batch)
             loss = F.cross_entropy(outputs, labels[chosen])
             if distillation is not None and answers is not None:
-                loss = distillation(loss, batch, outputs, answers=answers[chosen])
+                loss = distillation(batch, outputs, loss, answers=answers[chosen])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             for group in optimizer.param_groups:

@@ -59,12 +59,12 @@ def test_the_parts_and_their_sum():
     distillation = Distillation(student, teachers, Distill(temperature=3.0, weight=0.7))
     outputs = student(INPUTS)
     task = F.cross_entropy(outputs, LABELS)
-    loss = distillation(task, INPUTS, outputs)
+    loss = distillation(INPUTS, outputs, task)
     soft = soft_targets(outputs, ensemble_logits([answer(t) for t in teachers], 3.0), 3.0)
     assert torch.allclose(loss, 0.3 * task + 0.7 * soft)
     assert torch.allclose(distillation.last["soft"], soft) and torch.equal(distillation.last["task"], task)
     assert not any(part.requires_grad for part in distillation.last.values())
-    assert torch.allclose(distillation(None, INPUTS, outputs), 0.7 * soft)
+    assert torch.allclose(distillation(INPUTS, outputs), 0.7 * soft)
     assert not list(distillation.parameters()) and not distillation.state_dict()
 
 
@@ -72,7 +72,7 @@ def test_the_parts_and_their_sum():
 def test_ensembles_as_configured(mean):
     student, teachers = network(2), [network(3), network(3)]
     outputs = 5 * student(INPUTS)
-    loss = Distillation(student, teachers, Distill(2.0, 1.0, mean))(None, INPUTS, outputs)
+    loss = Distillation(student, teachers, Distill(2.0, 1.0, mean))(INPUTS, outputs)
     assert torch.allclose(loss, soft_targets(outputs, ensemble_logits([answer(t) for t in teachers], 2.0, mean), 2.0))
 
 
@@ -94,13 +94,13 @@ def test_teachers_are_left_as_they_were():
         student, teacher, Distill(matches=(MatchFeatures("2", "2", "attention"),)), example_inputs=INPUTS
     )
     assert torch.equal(state, torch.get_rng_state())
-    distillation(None, INPUTS, student(INPUTS)).backward()
+    distillation(INPUTS, student(INPUTS)).backward()
     after = snapshot(teacher)
     assert before[:2] == after[:2] and all(torch.equal(before[2][k], after[2][k]) for k in before[2])
     assert all(p.grad is None for p in teacher.parameters())
     assert all(p.grad is not None for p in student.parameters())
     with pytest.raises(CalibrationError):
-        distillation(None, torch.randn(2, 3), student(INPUTS))
+        distillation(torch.randn(2, 3), student(INPUTS))
     assert snapshot(teacher)[:2] == before[:2]
 
 
@@ -121,7 +121,7 @@ def test_matches_of_features():
     for a, b in zip(student, teacher, strict=True):
         own.append(a(own[-1]))
         wanted.append(b(wanted[-1]))
-    loss = distillation(torch.tensor(7.0), INPUTS, student(INPUTS))
+    loss = distillation(INPUTS, student(INPUTS), torch.tensor(7.0))
     expected = 7 + 2 * hint_loss(learned(own[3]), wanted[3]) + 3 * attention_loss(own[2], wanted[3])
     expected = expected + 4 * distance_loss(own[4], wanted[4]) + 5 * angle_loss(own[6], wanted[6])
     assert torch.allclose(loss, expected)
@@ -148,26 +148,26 @@ def test_features_are_those_of_the_training_call():
     student(INPUTS)
     with torch.no_grad():
         student(torch.zeros(3, 1, 6, 6))  # an evaluation in between
-    assert torch.allclose(distillation(None, INPUTS, answer(student)), expected)
+    assert torch.allclose(distillation(INPUTS, answer(student)), expected)
     with pytest.raises(CalibrationError, match="'0' gave no output"):
-        distillation(None, INPUTS, answer(student))
+        distillation(INPUTS, answer(student))
 
 
 def test_known_answers_take_the_teachers_place():
     student, teacher = network(2), network(3)
     distillation = Distillation(student, teacher)
     outputs, known = student(INPUTS), answer(teacher)
-    expected = distillation(None, INPUTS, outputs)
+    expected = distillation(INPUTS, outputs)
     teacher.forward = None  # never called
-    assert torch.equal(distillation(None, None, outputs, answers=[known]), expected)
+    assert torch.equal(distillation(None, outputs, answers=[known]), expected)
     with pytest.raises(MismatchError, match="answers of 2"):
-        distillation(None, INPUTS, outputs, answers=[known, known])
+        distillation(INPUTS, outputs, answers=[known, known])
 
 
 def test_outputs_that_are_no_logits():
     student, teacher = nn.Linear(3, 2), nn.Linear(3, 2)
     inputs = torch.randn(5, 3)
-    loss = Distillation(student, [teacher, teacher], Distill(weight=1.0, classes=False))(None, inputs, student(inputs))
+    loss = Distillation(student, [teacher, teacher], Distill(weight=1.0, classes=False))(inputs, student(inputs))
     assert torch.allclose(loss, relative_error(student(inputs), teacher(inputs)))
 
 
@@ -178,7 +178,7 @@ def test_a_student_learns_what_only_its_teacher_knows():
     inputs = torch.randn(64, 4)
     for _ in range(100):
         optimizer.zero_grad()
-        loss = distillation(None, inputs, student(inputs))
+        loss = distillation(inputs, student(inputs))
         loss.backward()
         optimizer.step()
     assert loss < 0.05
@@ -212,7 +212,7 @@ def test_configs_are_checked(wrong):
 def test_errors_name_what_and_where():
     student, teacher = network(2), network(3)
     with pytest.raises(MismatchError, match=r"teacher 1 has shape \(6, 5\), the student's \(6, 4\)"):
-        Distillation(student, [teacher, network(3, classes=5)])(None, INPUTS, student(INPUTS))
+        Distillation(student, [teacher, network(3, classes=5)])(INPUTS, student(INPUTS))
     with pytest.raises(UsageError, match="no teachers"):
         Distillation(student, [])
     with pytest.raises(UsageError, match="student itself"):

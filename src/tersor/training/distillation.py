@@ -144,13 +144,13 @@ class Distillation(nn.Module):
             raise
 
     def forward(
-        self, task_loss: Tensor | None, inputs: Any, outputs: Any, *, answers: Sequence[Tensor] | None = None
+        self, inputs: Any, outputs: Any, task_loss: Tensor | None = None, *, answers: Sequence[Tensor] | None = None
     ) -> Tensor:
         """The loss L, a scalar with gradients for the student and the projections.
 
-        task_loss: the loss with labels; None leaves that part out.
         inputs:    the batch that the student was called with; what the teachers are called with.
         outputs:   what the student gave, in the call just before.
+        task_loss: the loss with labels; None leaves that part out.
         answers:   the teachers' outputs for these inputs, one a teacher, if they are known (`cached_answers`); teachers
                    then run for matches only.
         Raises MismatchError, saying of which teacher or match, where shapes differ; CalibrationError where a teacher
