@@ -165,7 +165,8 @@ def test_other_representations_are_refused(weight, representation):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("multiplier", -1.0), ("ramp", 1.5), ("settle", -0.1), ("refit", 0), ("start", 0.0), ("rate", math.nan)]
+    ("option", "value"),
+    [("multiplier", -1.0), ("ramp", 1.5), ("settle", -0.1), ("refit", 0), ("start", 0.0), ("rate", math.nan)],
 )
 def test_bad_options(option, value):
     with pytest.raises(UsageError, match=option):
