@@ -52,10 +52,10 @@ class Contexts:
 class Bits(torch.autograd.Function):
     """Bits of a tensor of weights W on a grid of step s: () = zeros + sum of slope min(|u|, 1) + over max(|u| - 1, 0).
 
-    u = W / s. W: any shape; s: (); slope of W's shape, over and zeros (): of a `Contexts`. The gradient for W is 0 where
-    W is; that for s is of the magnitudes above 1 alone. Whether a code is 0 its weight decides: weights gather at the
-    ends of the straight line, wherever the step is, so that a larger one would save nothing there, and steps would rise
-    for ever.
+    u = W / s. W: any shape; s: (); slope of W's shape, over and zeros (): of a `Contexts`. The gradient for W is 0
+    where W is; that for s is of the magnitudes above 1 alone. Whether a code is 0 its weight decides: weights gather at
+    the ends of the straight line, wherever the step is, so that a larger one would save nothing there, and steps would
+    rise for ever.
     """
 
     @staticmethod
