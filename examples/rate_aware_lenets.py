@@ -79,7 +79,7 @@ STUDIES = (
             Goal(2400, 1.58, "Deep Compression: 27 KB at 1.58 %"),
             Goal(2100, 1.9, "entropy-penalised reparameterization: 8.56 KB at 1.9 %"),
         ),
-        3e-6,
+        1.5e-6,
         taught=True,
     ),
     Study(
@@ -92,7 +92,7 @@ STUDIES = (
             Goal(4000, 0.74, "Deep Compression: 44 KB at 0.74 %"),
             Goal(1500, 1.0, "MIRACLE: 1.52 KB at 0.96 %; entropy-penalised reparameterization: 2.84 KB at 1.0 %"),
         ),
-        3e-6,
+        1.5e-6,
         {"conv1.weight": 10, "conv2.weight": 20, "fc1.weight": 100},
     ),
 )
