@@ -36,7 +36,8 @@ _REPRESENTATION = Quantize(bits=8, granularity="tensor")
 class Stage:
     """One training. epochs: whole passes. rate: of AdamW at the start; it falls to nothing in half a cosine.
 
-    multiplier: nats a bit, 0 for a training of the float network. shifts: images move by up to one pixel.
+    multiplier: nats a bit, 0 for a training of the float network. biases: share of it for vectors, which take few bytes
+    and are soon missed. shifts: images move by up to one pixel.
     distilled: weight of the teacher's predictions at `temperature`, where there is a teacher.
     """
 
@@ -46,6 +47,7 @@ class Stage:
     multiplier: float = 1e-5
     ramp: float = 0.3
     settle: float = 0.3
+    biases: float = 0.1
     decay: float = 0.0
     shifts: bool = True
     distilled: float = 0.0
@@ -215,11 +217,22 @@ class Trainer:
         return (epoch + 1) * each
 
 
-def simulations_of(weights: Weights, config: RateAware | None = None) -> dict[str, RateSimulation]:
+def config_of(stage: Stage, tensor: Tensor) -> RateAware:
+    """How a tensor is trained: biases go on coming and going to the end."""
+    bias = tensor.dim() == 1
+    return RateAware(
+        multiplier=stage.multiplier * (stage.biases if bias else 1.0),
+        ramp=stage.ramp,
+        settle=0.0 if bias else stage.settle,
+    )
+
+
+def simulations_of(weights: Weights, stage: Stage | None = None) -> dict[str, RateSimulation]:
     """By tensor, with the steps that were learned."""
     found = {}
     for name, log_step in weights.log_steps.items():
-        simulation = (config or RateAware()).simulate(weights.tensors[name], _REPRESENTATION, None)
+        tensor = weights.tensors[name]
+        simulation = config_of(stage or Stage(1), tensor).simulate(tensor, _REPRESENTATION, None)
         with torch.no_grad():
             simulation.log_step.copy_(log_step)
         simulation.refit(weights.tensors[name])
@@ -231,12 +244,11 @@ def _attached(model: nn.Module, weights: Weights, stage: Stage, cuts: Mapping) -
     """The simulations of all parameters, registered; none for a training of the float network."""
     if not stage.multiplier:
         return {}
-    config = RateAware(multiplier=stage.multiplier, ramp=stage.ramp, settle=stage.settle)
     if not weights.log_steps:
-        found = {name: config.simulate(p, _REPRESENTATION, None) for name, p in model.named_parameters()}
+        found = {name: config_of(stage, p).simulate(p, _REPRESENTATION, None) for name, p in model.named_parameters()}
     else:
         small = {name: taken(name, tensor, cuts) for name, tensor in weights.tensors.items()}
-        found = simulations_of(dataclasses.replace(weights, tensors=small), config)
+        found = simulations_of(dataclasses.replace(weights, tensors=small), stage)
     for name, simulation in found.items():
         path, _, own = name.rpartition(".")
         parametrize.register_parametrization(model.get_submodule(path), own, simulation)

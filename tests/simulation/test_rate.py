@@ -93,17 +93,6 @@ def test_contexts_are_fitted_every_so_many_steps(weight):
     assert simulation.slope.mean() > before.mean()
 
 
-def test_a_step_stays_where_the_largest_weight_can_come_back(weight):
-    simulation = RateAware(refit=10).simulate(weight, FREE, None)
-    with torch.no_grad():
-        simulation.log_step.fill_(5.0)
-    simulation.after_step(weight, None, Clock(10, 100))
-    assert math.isclose(float(simulation.log_step.detach().exp()), 2 * float(weight.abs().max()), rel_tol=1e-5)
-    assert simulation.codes(1.1 * weight).abs().sum() > 0
-    simulation.after_step(torch.zeros_like(weight), None, Clock(20, 100))
-    assert bool(simulation.log_step.isfinite())
-
-
 def test_zeros_stay_zero_in_the_end(weight):
     simulation = RateAware(settle=0.25).simulate(weight, FREE, None)
     stored, codes = weight.clone(), simulation.codes(weight)

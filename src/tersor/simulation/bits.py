@@ -30,6 +30,8 @@ _ROW_PRIOR, _COLUMN_PRIOR = 6.0, 8.0
 _EXPONENT = 0.7
 """Of the odds by neighbours: neighbours are looked at on all sides, so that each pair of them would count twice."""
 
+_NEIGHBOURS = 12
+
 _LEAST, _MOST = 2.0**-14, 0.75
 """Of probabilities. Above three quarters a zero would be about as dear as a one."""
 
@@ -52,10 +54,10 @@ class Contexts:
 class Bits(torch.autograd.Function):
     """Bits of a tensor of weights W on a grid of step s: () = zeros + sum of slope min(|u|, 1) + over max(|u| - 1, 0).
 
-    u = W / s. W: any shape; s: (); slope of W's shape, over and zeros (): of a `Contexts`. The gradient for W is 0 where
-    W is; that for s is of the magnitudes above 1 alone. Whether a code is 0 its weight decides: weights gather at the
-    ends of the straight line, wherever the step is, so that a larger one would save nothing there, and steps would rise
-    for ever.
+    u = W / s. W: any shape; s: (); slope of W's shape, over and zeros (): of a `Contexts`. The gradient for W is 0
+    where W is; that for s is of the magnitudes above 1 alone. Whether a code is 0 its weight decides: weights gather at
+    the ends of the straight line, wherever the step is, so that a larger one would save nothing there, and steps would
+    rise for ever.
     """
 
     @staticmethod
@@ -112,7 +114,7 @@ def _densities(live: Tensor, mask: Tensor | None) -> Tensor:
     p = _by_row(alive, there, density) * _by_column(alive, there, density) / density
     p = p.clamp(_LEAST, _MOST)
     near = _live_neighbours(alive, place).long()
-    seen = torch.zeros(near.max() + 1, dtype=torch.float32, device=live.device) if near.numel() else alive.new_zeros(1)
+    seen = alive.new_zeros(_NEIGHBOURS + 1)
     observed = seen.scatter_add(0, near.reshape(-1), alive.reshape(-1))
     expected = seen.scatter_add(0, near.reshape(-1), (p * there).reshape(-1))
     odds = p / (1.0 - p) * ((observed + 1.0) / (expected + 1.0)).pow(_EXPONENT)[near]

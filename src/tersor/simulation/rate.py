@@ -128,18 +128,11 @@ class RateSimulation(Simulation):
 
     @torch.no_grad()
     def after_step(self, weight: Tensor, mask: Tensor | None, clock: Clock) -> None:
-        """See `Simulation`: every `refit` steps fits the contexts to the present codes. Zeros stay, in the end.
-
-        A step above twice the largest weight comes down to that: all codes are 0 there, the task holds it no more, and
-        it would rise until no weight could come back.
-        """
+        """See `Simulation`: every `refit` steps fits the contexts to the present codes; zeros stay, in the end."""
         if clock.steps is not None and clock.part > 1.0 - self.config.settle:
             # From 0 it is half a step to the next code, further than an optimizer goes at once.
             weight.mul_(self.codes(weight) != 0)
         if clock.step % self.config.refit == 0:
-            largest = weight.abs().amax() if weight.numel() else weight.new_zeros(())
-            if largest > 0:
-                self.log_step.clamp_(max=float(largest.float().mul(2).log()))
             self.refit(weight, mask)
 
     @torch.no_grad()

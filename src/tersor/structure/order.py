@@ -14,6 +14,9 @@ from torch import Tensor
 from tersor.errors import UsageError
 from tersor.structure.groups import Group, Groups
 
+_SIGNS = 0.5
+"""What equal signs count beside equal places."""
+
 Orders = Mapping[str, Sequence[int]]
 """Group name -> its units (numbers of before) in the order that they get."""
 
@@ -21,9 +24,9 @@ Orders = Mapping[str, Sequence[int]]
 def alike(tensors: Mapping[str, Tensor], groups: Groups) -> dict[str, list[int]]:
     """An order of the units of each group of channels: living units first, as a chain of neighbours, dead ones last.
 
-    tensors: of the network, by name. The chain starts with the unit of most non-zeros; next is always the unit whose
-    non-zeros fall most often on those of the last one, for the number that the two have (cosine). O(U^2 F) for U units
-    of F numbers in all members.
+    tensors: of the network, by name. The chain starts with the unit of most non-zeros; next is always the unit that is
+    most alike the last one: the cosine of where the two have non-zeros, and half of that of their signs. O(U^2 F) for U
+    units of F numbers in all members.
     """
     return {group.name: _chain(_rows(tensors, group)) for group in groups.groups if _may_move(group)}
 
@@ -59,26 +62,27 @@ def _may_move(group: Group) -> bool:
 
 
 def _rows(tensors: Mapping[str, Tensor], group: Group) -> Tensor:
-    """(U, F) float32 on the CPU: 1 where a number of the unit is not zero, in weights that compute or read it."""
+    """(U, F) float32 on the CPU: the signs of the unit's numbers, in weights that compute or read it; 0 for zeros."""
     parts = []
     for member in group.members:
         tensor = tensors.get(member.tensor)
         if member.role != "vector" and tensor is not None:
-            live = (tensor.detach().cpu() != 0).movedim(member.dim, 0).flatten(1).float()
+            signs = tensor.detach().cpu().float().sign().movedim(member.dim, 0).flatten(1)
             places = torch.tensor([list(unit) for unit in member.indices])
-            parts.append(live[places].flatten(1))
+            parts.append(signs[places].flatten(1))
     return torch.cat(parts, 1)
 
 
 def _chain(rows: Tensor) -> list[int]:
-    """The order of the rows (U, F) of 0 and 1, as `alike` says. Equal candidates: the lower number first."""
-    counts = rows.sum(1)
-    near = rows @ rows.T / (counts[:, None] * counts[None, :]).sqrt().clamp(min=1.0)
+    """The order of the rows (U, F) of -1, 0 and 1, as `alike` says. Equal candidates: the lower number first."""
+    live = rows.abs()
+    counts = live.sum(1)
+    near = (live @ live.T + _SIGNS * (rows @ rows.T)) / (counts[:, None] * counts[None, :]).sqrt().clamp(min=1.0)
     left = counts > 0
     order: list[int] = []
     last = int(counts.argmax()) if len(counts) else 0
     while bool(left.any()):
         order.append(last)
         left[last] = False
-        last = int(torch.where(left, near[last], torch.tensor(-1.0)).argmax())
+        last = int(torch.where(left, near[last], torch.tensor(-2.0)).argmax())
     return order + (counts == 0).nonzero().reshape(-1).tolist()
