@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tersor import Recipe
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -46,11 +48,20 @@ def test_console_blocks(folder, page):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("page", ["docs/guide.md", "docs/calibration.md", "docs/pruning.md", "README.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/guide.md", "docs/calibration.md", "docs/pruning.md", "docs/training.md", "README.md"]
+)
 def test_python_blocks(folder, page):
     code = "\n".join(blocks(page, "python"))
     assert code
     exec(compile(code, page, "exec"), {"__name__": "docs"})  # our own documentation, not a user's input
+
+
+@pytest.mark.parametrize("page", ["docs/training.md"])
+def test_recipes(folder, page):
+    for block in blocks(page, "yaml"):
+        (folder / "recipe.yaml").write_text(block)
+        assert Recipe.load(folder / "recipe.yaml").rules
 
 
 def test_tutorial(folder):

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from tersor.errors import InputError, UsageError
-from tersor.pruning import Prune, PruneBlocks, PruneChannels
+from tersor.pruning import Prune, PruneBlocks, PruneChannels, Regrow, Schedule
 from tersor.quantization import Cast, Lossless, Palettize, Quantize
 from tersor.recipe import Recipe, Rule, TensorKey
+from tersor.simulation import ACTIVATIONS, TRAININGS
+from tests.sessions.toys import ClampInputs, Round
 
 KEYS = [
     TensorKey("features.0.weight", (8, 3, 3, 3), torch.float32),
@@ -71,6 +73,67 @@ def test_recipes_round_trip_through_files(tmp_path, suffix):
     path = tmp_path / f"recipe.{suffix}"
     path.write_text(yaml.safe_dump(recipe.to_list()) if suffix == "yaml" else json.dumps(recipe.to_list()))
     assert Recipe.load(path) == recipe
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    """A kind of training, and a quantizer of activations, that recipes know by name."""
+    monkeypatch.setitem(TRAININGS, Round.name, Round)
+    monkeypatch.setitem(ACTIVATIONS, ClampInputs.name, ClampInputs)
+
+
+def test_training_round_trips_through_yaml(tmp_path, toys):
+    import yaml
+
+    recipe = Recipe(
+        [
+            Rule("*", Quantize(bits=5), Prune(density=0.25), schedule=Schedule(end=9), train=Round(begin=3, bits=2)),
+            Rule("a", prune=Prune(density=0.5), regrow=Regrow(every=3), activations=ClampInputs(rate=0.5)),
+            Rule("b", train=Round()),
+        ]
+    )
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe.to_list()))
+    assert Recipe.load(path) == recipe
+
+
+def test_training_goes_with_its_representation():
+    """A later representation asks for its own training; a later training keeps the representation."""
+    plan = Recipe(
+        [
+            Rule("*", Quantize(bits=4), Prune(density=0.5), schedule=Schedule(end=9), train=Round()),
+            Rule("classifier.*", Palettize(bits=2), activations=ClampInputs()),
+            Rule("features.*", prune=Prune(density=0.2), train=Round(bits=7)),
+        ]
+    ).plan(KEYS)
+    classifier, features = plan["classifier.weight"], plan["features.0.weight"]
+    assert classifier.train is None and classifier.schedule == Schedule(end=9)
+    assert classifier.activations == ClampInputs()
+    assert features.representation == Quantize(bits=4) and features.train == Round(bits=7)
+    assert features.schedule is None and features.prune == Prune(density=0.2)
+    assert plan["steps"].train is None and plan["features.0.bias"].train is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ({"schedule": Schedule(end=3)}, "does nothing"),
+        ({"representation": Quantize(), "regrow": Regrow()}, "schedule and regrow go with prune"),
+        ({"train": Quantize()}, "is no kind of training"),
+        ({"activations": Round()}, "is no quantizer of activations"),
+        ({"prune": Prune(density=0.5), "schedule": Regrow()}, r"is not Schedule"),
+        ({"representation": Palettize(), "shared": True, "train": Round()}, "shared codebooks are not trained"),
+    ],
+)
+def test_training_in_the_wrong_place_is_a_usage_error(rule, says):
+    with pytest.raises(UsageError, match=says):
+        Rule("*", **rule)
+
+
+def test_two_trainings_in_a_rule_are_refused(toys, monkeypatch):
+    monkeypatch.setitem(TRAININGS, "other", Round)
+    with pytest.raises(UsageError, match="two trainings"):
+        Rule.from_dict({"match": "*", "round": {}, "other": {}})
 
 
 def test_yaml_as_documented(tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import torch.distributed.fsdp
 from torch import multiprocessing
 
 import tersor
@@ -27,3 +28,16 @@ def test_distributed_data_parallel(tmp_path):
     for name, value in model.state_dict().items():
         assert found[0]["state"][name].float() == pytest.approx(value.float(), abs=1e-5), name
     assert [json.loads(line)["step"] for line in (tmp_path / "run.jsonl").read_text().splitlines()] == [2, 4]
+
+
+@pytest.mark.skipif(not hasattr(torch.distributed.fsdp, "fully_shard"), reason="this torch has no FSDP2")
+def test_fully_sharded_data_parallel(tmp_path):
+    multiprocessing.spawn(workers.sharded, (str(tmp_path),), nprocs=2)
+    found = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
+    model = build()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    session = tersor.prepare(model, workers.SHARDED, optimizer=optimizer)
+    workers.loop(session, model, X, Y, workers.STEPS)
+    for name, value in session.finalize().state_dict().items():
+        assert torch.equal(found[0][name], found[1][name])
+        assert found[0][name] == pytest.approx(value, abs=1e-4), name

@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import tersor
 from tersor import Palettize, Prune, Quantize, Recipe, Regrow, Rule, Schedule
-from tersor.errors import CalibrationError, DivergenceError, UsageError
+from tersor.errors import CalibrationError, DivergenceError, OutputError, UsageError
 from tersor.quantization import FixedPoint
 from tersor.shrinking.holding import masks_of
 from tersor.training import default_distance
@@ -60,6 +60,26 @@ def test_own_parameters_learn_at_their_rate_without_decay():
     assert all(not torch.equal(now, then) for now, then in zip(group["params"], before, strict=True))
     session.finalize()
     assert [len(group["params"]) for group in optimizer.param_groups] == [4, 0]
+
+
+def test_an_optimizer_may_join_later():
+    models = build(), build()
+    session = tersor.prepare(models[0], [ROUND], optimizer=adam(models[0]))
+    late = tersor.prepare(models[1], [ROUND])
+    late.join(adam(models[1]))  # of all parameters: those of the simulations move to their own group
+    assert [len(group["params"]) for group in late.optimizer.param_groups] == [4, 2]
+    assert len(late.own_parameters()) == 2
+    train(session, 2)
+    train(late, 2)
+    assert same(models[0].state_dict(), models[1].state_dict())
+    with pytest.raises(UsageError, match="already"):
+        late.join(adam(models[1]))
+
+
+def test_what_begins_later_needs_an_optimizer():
+    session = tersor.prepare(build(), Rule("0.weight", Quantize(bits=4), train=Round(begin=1)))
+    with pytest.raises(UsageError, match=r"0\.weight: its Grid has parameters.*optimizer"):
+        session.step()
 
 
 def test_techniques_compose_and_keep_what_earlier_ones_did():
@@ -171,14 +191,16 @@ def test_recurrent_layers(kind):
 
 def test_penalties_join_the_loss_by_the_clock():
     model = build()
-    session = tersor.prepare(model, [Rule("*", Quantize(bits=2), train=Round(bits=2, pull=0.5, begin=1))], steps=5)
+    session = tersor.prepare(
+        model, [Rule("*", Quantize(bits=2), train=Round(bits=2, pull=0.5, begin=1))], optimizer=adam(model), steps=5
+    )
     zero = torch.zeros((), requires_grad=True)
     assert session.loss(zero).item() == 0
     session.step()
     assert session.loss(zero).item() == 0  # the ramp begins with the simulation
     session.step()
     parts = [layer.parametrizations.weight for layer in (model[0], model[2])]
-    wanted = sum(0.5 * 0.25 * float((part.original - part[0](part.original)).square().sum()) for part in parts)
+    wanted = sum(0.5 * 0.25 * (part.original - part[0](part.original)).square().sum().item() for part in parts)
     loss = session.loss(zero)
     assert float(loss) == pytest.approx(wanted, rel=1e-5)
     assert float(session.loss(zero, parts=2)) == pytest.approx(wanted / 2, rel=1e-5)
@@ -212,10 +234,10 @@ def test_a_teacher():
     task = outputs.square().mean()
     loss = session.loss(task, inputs=X, outputs=outputs)
     wanted = task + default_distance(1.0)(outputs, teacher(X))
-    assert float(loss) == pytest.approx(float(wanted)) and teacher.training
+    assert loss.item() == pytest.approx(wanted.item()) and teacher.training
     loss.backward()
     assert teacher[0].weight.grad is None
-    assert float(session.loss(inputs=X, outputs=outputs)) == pytest.approx(float(wanted - task), rel=1e-4)
+    assert session.loss(inputs=X, outputs=outputs).item() == pytest.approx((wanted - task).item(), rel=1e-4)
 
 
 def test_a_distillation_with_parameters():
@@ -310,11 +332,13 @@ def test_more_conflicts():
         )
 
 
-def test_wrong_use():
+def test_wrong_use(tmp_path):
     model = build()
     for wrong in ({"steps": 0}, {"optimizer": 3}, {"teacher": 3}, {"distillation": 3}, {"progress": print}):
         with pytest.raises(UsageError):
             tersor.prepare(build(), [ROUND], **wrong)
+    with pytest.raises(OutputError, match="does not exist"):
+        tersor.prepare(build(), [ROUND], checkpoint=tmp_path / "none" / "state.pt")
     with pytest.raises(UsageError, match="takes an nn"):
         tersor.prepare(model.state_dict(), [ROUND])
     session = tersor.prepare(model, [ROUND])

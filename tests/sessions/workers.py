@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ RULES = [
         "2.weight", Quantize(bits=4), Prune(density=0.5), regrow=Regrow(every=2, end=9), train=Round(begin=3, rate=0.01)
     ),
 ]
+SHARDED = [Rule("*", Quantize(bits=4), Prune(density=0.5), train=Round(rate=0.01))]
 STEPS = 5
 
 
@@ -69,4 +71,25 @@ def parallel(rank: int, folder: str) -> None:
         },
         Path(folder) / f"rank{rank}.pt",
     )
+    distributed.destroy_process_group()
+
+
+def sharded(rank: int, folder: str) -> None:
+    """FSDP2, each process with half of the samples; compressed from the whole state, in a copy made before."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    start(rank, folder)
+    model = build()
+    session = tersor.prepare(model, SHARDED)
+    whole, own = copy.deepcopy(model), set(session.own_parameters())
+    mesh = init_device_mesh("cpu", (2,))
+    for part in (model[0], model[2], model):
+        fully_shard(part, mesh=mesh, ignored_params=own)
+    ours = {id(parameter) for parameter in own}
+    session.join(torch.optim.SGD([p for p in model.parameters() if id(p) not in ours], lr=0.05, momentum=0.9))
+    loop(session, model, X[rank::2], Y[rank::2], STEPS)
+    whole.load_state_dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)))
+    torch.save(session.finalize(whole).state_dict(), Path(folder) / f"rank{rank}.pt")
     distributed.destroy_process_group()

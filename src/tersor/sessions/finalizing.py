@@ -42,7 +42,8 @@ def compressed_weights(model: nn.Module, plan: Plan) -> dict[str, CompressedTens
         group = [part for part in own.values() if part.treatment.share == share]
         representation = group[0].treatment.representation
         assert isinstance(representation, Palettize)
-        fitted = representation.fit_shared([part.stored for part in group], [mask_of(part) for part in group])
+        values = [_value(part, buffers.get(part.name)) for part in group]
+        fitted = representation.fit_shared(values, [mask_of(part) for part in group])
         found.update({part.name: tensor for part, tensor in zip(group, fitted, strict=True)})
     return found
 
@@ -89,10 +90,12 @@ def _compressed(part: Planned, buffer: Tensor | None) -> CompressedTensor:
                 return simulation.compressed(part.stored.detach(), mask)
             finally:
                 simulation.train(mode)
+    return part.treatment.representation.fit(_value(part, buffer), mask)
+
+
+def _value(part: Planned, buffer: Tensor | None) -> Tensor:
+    """What the network computes with, of a parameter that is not simulated or of a buffer."""
     if part.places:
-        place = part.places[0]
-        weight = getattr(place.module, place.attribute)
-    else:
-        assert buffer is not None
-        weight = buffer
-    return part.treatment.representation.fit(weight.detach(), mask)
+        return getattr(part.places[0].module, part.places[0].attribute).detach()
+    assert buffer is not None
+    return buffer

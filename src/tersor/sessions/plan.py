@@ -135,7 +135,7 @@ def _united(names: list[TensorKey], treatments: Mapping[str, Treatment], recipe:
 def _training(planned: Planned) -> Training | None:
     treatment = planned.treatment
     training = treatment.train
-    if training is None and not isinstance(treatment.representation, Lossless):
+    if training is None and treatment.share is None:
         training = DEFAULTS.get(type(treatment.representation))
     if training is None or not planned.places:
         return None

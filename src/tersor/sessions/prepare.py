@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from tersor.calibration.samples import listed
 from tersor.errors import UsageError
+from tersor.files import check_output
 from tersor.progress import Progress
 from tersor.recipe import Recipe, Rule
 from tersor.sessions.log import Log, as_log
@@ -49,7 +50,7 @@ def prepare(
     log:    a file of JSON lines, or a `Log`. progress: called with (stage, done, total); needs `steps`.
     checkpoint: the file that gets the session's state if the loss is no number any more.
     Raises UsageError for patterns that match nothing, contradicting rules, a network that is in a session already, and
-    whatever the techniques refuse; messages name the weight.
+    whatever the techniques refuse; messages name the weight. OutputError where `log` or `checkpoint` cannot be written.
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"prepare takes an nn.Module, got {type(model).__name__}")
@@ -57,6 +58,8 @@ def prepare(
         raise UsageError(f"steps must be a positive integer, or None, got {steps!r}")
     if progress is not None and steps is None:
         raise UsageError("progress needs steps: how many optimizer steps the training has")
+    if checkpoint is not None:
+        check_output(checkpoint, force=True)
     chosen = recipe if isinstance(recipe, Recipe) else Recipe([recipe] if isinstance(recipe, Rule) else recipe)
     plan = make_plan(unwrapped(model), chosen)
     return Session(

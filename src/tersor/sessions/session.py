@@ -86,15 +86,35 @@ class Session:
         self._over = False
         self._began = time.monotonic()
         self._pruning = Pruning(self._network, plan.tensors.values(), data)
-        self._own = None if optimizer is None else OwnParameters(optimizer, self._rates(optimizer))
-        if self._own is not None and isinstance(distillation, nn.Module):
-            self._own.add(distillation.parameters(), _rate_of(distillation, self._own.optimizer))
+        self._own: OwnParameters | None = None
+        if optimizer is not None:
+            self.join(optimizer)
         self._attach_due()
 
     @property
     def optimizer(self) -> Optimizer | None:
-        """The one given to `prepare`."""
+        """The one given to `prepare`, or to `join`."""
         return None if self._own is None else self._own.optimizer
+
+    def join(self, optimizer: Optimizer) -> None:
+        """Gives the session its optimizer later than `prepare`: where parameters change in between, as with FSDP2.
+
+        UsageError if it has one already.
+        """
+        if self._own is not None:
+            raise UsageError("the session has an optimizer already; it is the one given to prepare")
+        self._own = OwnParameters(optimizer, self._rates(optimizer))
+        for part in self._simulated:
+            self._own.add(part.simulation.parameters(), part.rate)
+        for name, quantizer in self.quantizers.items():
+            self._own.add(quantizer.parameters(), self._plan.activations[name].rate)
+        if isinstance(self._distillation, nn.Module):
+            self._own.add(self._distillation.parameters(), _rate_of(self._distillation, optimizer))
+
+    def own_parameters(self) -> list[nn.Parameter]:
+        """What simulations and quantizers have brought to train beside the network's own parameters."""
+        parts = [*(part.simulation for part in self._simulated), *self.quantizers.values()]
+        return [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
 
     def density(self) -> float:
         """Share of the weights under masks that is kept now; 1 where nothing is pruned."""
@@ -159,8 +179,9 @@ class Session:
             if self._own is not None:
                 self._own.close()
             for part in (self._outward.log, self._distillation):
-                if hasattr(part, "close"):
-                    part.close()
+                close = getattr(part, "close", None)
+                if close is not None:
+                    close()
         return compressed
 
     def state_dict(self) -> dict[str, Any]:

@@ -54,10 +54,10 @@ def prune(
     evaluate: a network -> a metric, higher is better.
     schedule: None is one shot; `Iterative` or `LayerByLayer`. (`Gradual` is for loops of your own.)
     measure: what else is in the costs: "bytes" (of the .tsr file that keeps every value) and "latency".
-    repair: whether what stays makes good for what goes: where weights are pruned, the layer's others by least squares on
-        its inputs; where channels or blocks go, batch norms by moments of the samples. None does so where nothing else
-        would, that is with `calibration` of 64 samples or more and without `fine_tune`. (The criterion "obs" always
-        changes weights.)
+    repair: whether what stays makes good for what goes: where weights are pruned, the layer's others by least squares
+        on its inputs; where channels or blocks go, batch norms by moments of the samples. None does so where nothing
+        else would, that is with `calibration` of 64 samples or more and without `fine_tune`. (The criterion "obs"
+        always changes weights.)
     inplace: the object given becomes the pruned network. Its parameters stay the same objects only where weights are
         pruned in one shot; make optimizers after everything else.
     seed:   of the calibration's random projections.
