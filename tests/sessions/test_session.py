@@ -9,10 +9,10 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import tersor
 from tersor import Palettize, Prune, Quantize, Recipe, Regrow, Rule, Schedule
-from tersor.errors import CalibrationError, DivergenceError, OutputError, UsageError
+from tersor.errors import DivergenceError, MismatchError, OutputError, UsageError
 from tersor.quantization import FixedPoint
 from tersor.shrinking.holding import masks_of
-from tersor.training import default_distance
+from tersor.training import Distill, soft_targets
 from tests.sessions.toys import ClampInputs, Round, X, Y, adam, build, train
 
 ROUND = Rule("*", Quantize(bits=4), train=Round())
@@ -233,11 +233,12 @@ def test_a_teacher():
     outputs = model(X)
     task = outputs.square().mean()
     loss = session.loss(task, inputs=X, outputs=outputs)
-    wanted = task + default_distance(1.0)(outputs, teacher(X))
+    soft = soft_targets(outputs, teacher(X), Distill().temperature)
+    wanted = 0.1 * task + 0.9 * soft
     assert loss.item() == pytest.approx(wanted.item()) and teacher.training
     loss.backward()
     assert teacher[0].weight.grad is None
-    assert session.loss(inputs=X, outputs=outputs).item() == pytest.approx((wanted - task).item(), rel=1e-4)
+    assert session.loss(inputs=X, outputs=outputs).item() == pytest.approx((0.9 * soft).item(), rel=1e-4)
 
 
 def test_a_distillation_with_parameters():
@@ -269,7 +270,7 @@ def test_a_distillation_with_parameters():
 def test_shapes_of_teacher_and_student_must_agree():
     teacher, model = nn.Linear(6, 5), build()
     session = tersor.prepare(model, [ROUND], teacher=teacher)
-    with pytest.raises(CalibrationError, match=r"\(16, 4\).*\(16, 5\)"):
+    with pytest.raises(MismatchError, match=r"teacher 0 has shape \(16, 5\), the student's \(16, 4\)"):
         session.loss(inputs=X, outputs=model(X))
     with pytest.raises(UsageError, match=r"inputs=\.\.\., outputs"):
         session.loss(model(X).mean())

@@ -3,6 +3,6 @@
 from tersor.sessions.log import Log
 from tersor.sessions.prepare import prepare
 from tersor.sessions.session import Session
-from tersor.sessions.teaching import Distillation, FromTeacher
+from tersor.sessions.teaching import Teaching
 
-__all__ = ["Distillation", "FromTeacher", "Log", "Session", "prepare"]
+__all__ = ["Log", "Session", "Teaching", "prepare"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -17,9 +17,10 @@ from tersor.recipe import Recipe, Rule
 from tersor.sessions.log import Log, as_log
 from tersor.sessions.plan import make_plan
 from tersor.sessions.session import Outward, Session, unwrapped
-from tersor.sessions.teaching import Distillation, FromTeacher
+from tersor.sessions.teaching import Teaching
 from tersor.shrinking.losses import Loss
 from tersor.shrinking.weights import Data
+from tersor.training import Distillation
 
 
 def prepare(
@@ -27,8 +28,8 @@ def prepare(
     recipe: Recipe | Rule | list[Rule],
     *,
     optimizer: Optimizer | None = None,
-    teacher: nn.Module | None = None,
-    distillation: Distillation | None = None,
+    teacher: nn.Module | Sequence[nn.Module] | None = None,
+    distillation: Teaching | None = None,
     steps: int | None = None,
     calibration: Iterable[Any] | None = None,
     calibration_loss: Loss | None = None,
@@ -43,8 +44,8 @@ def prepare(
     recipe: which technique for which weight, and when (`Training.begin`, `Schedule`).
     optimizer: made for the model's parameters; gets groups for those that simulations bring. Make schedulers of
             learning rates after this call: they count the groups. None where nothing brings parameters.
-    teacher: a network whose outputs the student learns to give, left as it was. distillation: how; or, without a
-            teacher, any function of the student's inputs and outputs (`sessions.Distillation`).
+    teacher: one network or several whose outputs the student learns to give, by `Distillation` with its defaults.
+    distillation: the same with other settings; or any function of the student's inputs and outputs (`Teaching`).
     steps:  optimizer steps in all, for what is ramped over the training, and for `progress`.
     calibration, calibration_loss: for criteria of pruning that look at samples, as in `tersor.prune`.
     log:    a file of JSON lines, or a `Log`. progress: called with (stage, done, total); needs `steps`.
@@ -61,6 +62,11 @@ def prepare(
     if checkpoint is not None:
         check_output(checkpoint, force=True)
     chosen = recipe if isinstance(recipe, Recipe) else Recipe([recipe] if isinstance(recipe, Rule) else recipe)
+    if chosen.removals:
+        raise UsageError(
+            f"the rule for {chosen.removals[0].match!r} removes channels or blocks: that changes the network, so do it "
+            "before training, by tersor.prune(model, recipe, example_inputs=...)"
+        )
     plan = make_plan(unwrapped(model), chosen)
     return Session(
         model,
@@ -68,19 +74,21 @@ def prepare(
         plan,
         Data(None if calibration is None else listed(calibration), calibration_loss),
         optimizer=optimizer,
-        distillation=_distillation(teacher, distillation),
+        distillation=_teaching(unwrapped(model), teacher, distillation),
         steps=steps,
         outward=Outward(as_log(log), progress, checkpoint),
     )
 
 
-def _distillation(teacher: nn.Module | None, distillation: Distillation | None) -> Distillation | None:
+def _teaching(
+    student: nn.Module, teacher: nn.Module | Sequence[nn.Module] | None, distillation: Teaching | None
+) -> Teaching | None:
     if distillation is not None and not callable(distillation):
         raise UsageError(f"distillation must be callable, got {distillation!r}")
     if teacher is None:
         return distillation
-    if not isinstance(teacher, nn.Module):
-        raise UsageError(f"teacher must be an nn.Module, got {type(teacher).__name__}")
     if distillation is not None:
         raise UsageError("give a teacher, or a distillation that knows its own")
-    return FromTeacher(teacher)
+    if not isinstance(teacher, (nn.Module, list, tuple)):
+        raise UsageError(f"teacher must be an nn.Module, or several, got {type(teacher).__name__}")
+    return Distillation(student, teacher)

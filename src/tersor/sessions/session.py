@@ -27,7 +27,7 @@ from tersor.sessions.optimizers import OwnParameters
 from tersor.sessions.plan import Plan
 from tersor.sessions.processes import gathered, rank
 from tersor.sessions.pruning import Pruning
-from tersor.sessions.teaching import Distillation
+from tersor.sessions.teaching import Teaching
 from tersor.shrinking.weights import Data
 from tersor.simulation import Clock
 
@@ -67,7 +67,7 @@ class Session:
         data: Data,
         *,
         optimizer: Optimizer | None = None,
-        distillation: Distillation | None = None,
+        distillation: Teaching | None = None,
         steps: int | None = None,
         outward: Outward | None = None,
     ) -> None:
@@ -137,6 +137,8 @@ class Session:
         if task_loss is not None and (not isinstance(task_loss, Tensor) or task_loss.numel() != 1):
             raise UsageError(f"the task's loss must be a scalar tensor, got {_described(task_loss)}")
         if self._distillation is not None:
+            if inputs is None or outputs is None:
+                raise UsageError("a teacher needs session.loss(task_loss, inputs=..., outputs=...) of the student")
             total: Tensor = self._distillation(inputs, outputs, task_loss, **more)
         elif task_loss is None or more:
             raise UsageError("loss: give the task's loss, and nothing for a teacher; there is none to learn from")

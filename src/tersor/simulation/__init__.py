@@ -9,6 +9,7 @@ from tersor.simulation.learned_steps import LearnedSteps
 from tersor.simulation.observers import Observe
 from tersor.simulation.power_steps import PowerSteps
 from tersor.simulation.quantized_inputs import QuantizeInputs
+from tersor.simulation.rate import RateAware
 from tersor.simulation.registry import ACTIVATIONS, DEFAULTS, TRAININGS
 from tersor.simulation.sign_activations import SignActivations
 from tersor.simulation.ternary_weights import TernaryWeights
@@ -27,6 +28,7 @@ __all__ = [
     "Observe",
     "PowerSteps",
     "QuantizeInputs",
+    "RateAware",
     "SignActivations",
     "Simulation",
     "TernaryWeights",

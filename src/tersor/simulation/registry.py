@@ -11,6 +11,7 @@ from tersor.simulation.clusters import TrainedClusters
 from tersor.simulation.learned_steps import LearnedSteps
 from tersor.simulation.power_steps import PowerSteps
 from tersor.simulation.quantized_inputs import QuantizeInputs
+from tersor.simulation.rate import RateAware
 from tersor.simulation.sign_activations import SignActivations
 from tersor.simulation.ternary_weights import TernaryWeights
 from tersor.simulation.trained_ternary import TrainedTernary
@@ -20,6 +21,7 @@ TRAININGS: dict[str, type[Training]] = {
     for config in (
         LearnedSteps,
         PowerSteps,
+        RateAware,
         TrainedClusters,
         ClusterTerm,
         BinaryConnect,
