@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 import tersor
 from tersor.container.writer import Entry
 from tersor.errors import UsageError
-from tersor.quantization import NonFiniteError, Quantize, Ternarize
+from tersor.quantization import NonFiniteError, Quantize
 from tersor.simulation.base import Clock
 from tersor.simulation.rate import RateAware
 
@@ -145,9 +145,7 @@ def test_resumed_training_ends_at_the_same_bits(weight):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize(
-    "representation", [Ternarize(), Quantize(), Quantize(symmetric=False, granularity="tensor"), None]
-)
+@pytest.mark.parametrize("representation", [Quantize(), Quantize(symmetric=False, granularity="tensor")])
 def test_other_representations_are_refused(weight, representation):
     with pytest.raises(UsageError, match="granularity='tensor'"):
         RateAware().simulate(weight, representation, None)

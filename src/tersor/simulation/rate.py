@@ -22,6 +22,7 @@ from tersor.quantization import Quantize
 from tersor.quantization.config import RepresentationConfig
 from tersor.simulation.base import Clock, Simulation, Training
 from tersor.simulation.bits import Bits, Contexts, fit_contexts
+from tersor.simulation.fitting import checked
 from tersor.tensors import Uniform
 
 
@@ -56,17 +57,14 @@ class RateAware(Training):
         self.check_number("start", 0.0, math.inf, open_low=True)
 
     def simulate(self, weight: Tensor, representation: RepresentationConfig, mask: Tensor | None) -> RateSimulation:
-        """See `Training`. UsageError unless the representation is `Quantize(granularity="tensor")`, symmetric.
-
-        NonFiniteError for NaN or infinity in the weight.
-        """
-        free = isinstance(representation, Quantize) and representation.symmetric
-        if not free or representation.granularity != "tensor":  # type: ignore[attr-defined]
+        """See `Training`: for `Quantize(granularity="tensor")`, symmetric. Errors as `fitting.checked`."""
+        chosen = checked(self, representation, Quantize, weight, mask)
+        if not chosen.symmetric or chosen.granularity != "tensor":
             raise UsageError(
                 f"{self.name} learns one step a tensor: it needs the representation Quantize(granularity='tensor'), "
-                f"got {representation!r}"
+                f"got {chosen!r}"
             )
-        return RateSimulation(self, representation.bits, weight.detach(), mask)  # type: ignore[attr-defined]
+        return RateSimulation(self, chosen.bits, weight.detach(), mask)
 
 
 class RateSimulation(Simulation):
@@ -82,7 +80,6 @@ class RateSimulation(Simulation):
 
     def __init__(self, config: RateAware, bits: int, weight: Tensor, mask: Tensor | None) -> None:
         super().__init__()
-        _check_finite(weight)
         self.config, self.width = config, bits
         kept = weight.float() if mask is None else weight.float()[mask]
         size = config.start * float(kept.square().mean().sqrt()) if kept.numel() else 0.0
