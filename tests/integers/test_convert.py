@@ -151,6 +151,22 @@ def test_a_file_gives_the_same_network(net, found, tmp_path):
     assert Plan.from_json(found.plan.to_json()) == found.plan
 
 
+def test_a_file_of_a_smaller_network_gives_the_same_network(net, tmp_path):
+    x = pictures(seed=4)
+    smaller = tersor.prune(net, tersor.PruneChannels(0.5), example_inputs=x, calibration=[x], repair=False).model
+    got = quantize_int8(smaller, [x])
+    tersor.save(got.compressed(), tmp_path / "smaller.tsr")
+    assert torch.equal(outputs(load_int8(tmp_path / "smaller.tsr", mobile(seed=9)), x), outputs(got.model, x))
+    floats = mobile(seed=9)
+    tersor.load(tmp_path / "smaller.tsr", into=floats)
+    assert error(outputs(floats, x), outputs(smaller, x)) < 0.05
+
+
+def test_masks_do_not_count_as_bytes(net):
+    held = tersor.prune(net, tersor.Prune(density=0.5)).model
+    assert quantize_int8(held, [pictures()]).original_bytes == quantize_int8(net, [pictures()]).original_bytes
+
+
 @pytest.mark.parametrize("first", ["head", "table"])
 def test_tied_embeddings_stay_float(first, tmp_path):
     torch.manual_seed(0)
@@ -200,6 +216,8 @@ def test_errors(net, tmp_path):
     file.seek(0)
     with pytest.raises(MismatchError, match="not the model's"):
         load_int8(file, nn.Linear(3, 3))
+    with pytest.raises(UsageError, match=r"fresh nn\.Module"):
+        load_int8(tmp_path / "float.tsr", mobile)
     with pytest.raises(MismatchError, match="damaged"):
         Plan.from_json('{"format":1,"bits":8,"layers":{"a":{"grid":[0,0,0,255]}},"recurrent":[],"merged":{}}')
 

@@ -70,8 +70,9 @@ def quantize_int8(
     weights, activations = weights or Quantize(bits=8), activations or Observe()
     _check(model, calibration, static, weights, feedback)
     samples = None if calibration is None else listed(calibration)
+    model = finalized(model)
     original = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    source = _prepared(finalized(model), samples, seed)
+    source = _prepared(model, samples, seed)
     layers, floats = _candidates(source.work, keep, static)
     if grids is not None and (unknown := [name for name in grids if name not in layers]):
         raise UsageError(f"grids: {unknown[0]!r} is no layer that becomes integers; such are {', '.join(layers[:3])}")

@@ -14,6 +14,7 @@ from tersor.integers.plan import NAME, Plan
 from tersor.interop import from_state_dict
 from tersor.model import CompressedModel
 from tersor.recipe import Recipe
+from tersor.structure.carried import attachments_of
 from tersor.tensors import Uniform
 
 
@@ -62,5 +63,5 @@ class Integers:
         floats = {name: tensor for name, tensor in self.state.items() if name not in self.weights}
         others = {e.name: e for e in compressed_entries(from_state_dict(floats), Recipe.lossless())}
         entries = (others.get(name) or Entry(name, self.weights[name]) for name in self.state)
-        attachments = {NAME: self.plan.to_json().encode()}
+        attachments = {**attachments_of(self.model), NAME: self.plan.to_json().encode()}
         return CompressedModel(tuple(entries), "state_dict", attachments, self.original_bytes)
