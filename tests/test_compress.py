@@ -1,6 +1,7 @@
 """The API in one piece: compress, save, load, inspect."""
 
 import io
+import warnings
 
 import pytest
 import torch
@@ -193,3 +194,13 @@ def test_inspect_tells_what_is_there(tmp_path):
     assert rows["1.bias"].entropy is None
     assert "content id verified" in found.checked
     assert found.overhead_bytes + found.tensor_bytes + sum(found.attachments.values()) == found.file_bytes
+
+
+def test_masks_in_a_state_dict_are_told_of():
+    held = tersor.prune(torch.nn.Sequential(torch.nn.Linear(8, 4)), tersor.Prune(density=0.5))
+    with pytest.warns(TersorWarning, match=r"'0\.parametrizations\.weight\.0\.mask'.*finalize\(\)"):
+        tersor.compress(held.model.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tersor.compress(held.model)
+        tersor.compress(held.finalize().state_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -36,8 +37,17 @@ def compressed_entries(
     more bits would cost more and lose more. Everything else works on the values. What is to be lossless and equals an
     earlier such tensor is an entry that says so.
     A tensor with NaN or infinite values that a lossy technique was meant for stays lossless, with a TersorWarning.
+    Another one tells of weights that are held by masks: both are then tensors as any others.
     """
     infos = checkpoint.info.tensors
+    held = next((i.name for i in infos if i.dtype == torch.bool and _HELD.search(i.name)), None)
+    if held is not None:
+        warnings.warn(
+            f"the checkpoint holds masks of pruned weights ({held!r}) beside the weights as they are stored, and keeps "
+            "both; give the module itself, or the state_dict of what finalize() returns, so that zeros are pruned",
+            TersorWarning,
+            stacklevel=2,
+        )
     plan = recipe.plan([TensorKey(info.name, info.shape, info.dtype) for info in infos])
     total, done = sum(info.nbytes for info in infos), 0
     largest = max((info.nbytes for info in infos), default=0)
@@ -52,6 +62,10 @@ def compressed_entries(
         if progress is not None:
             progress(entry.name, done, total)
         yield entry
+
+
+_HELD = re.compile(r"(^|\.)parametrizations\.[^.]+\.[0-9]+\.mask$")
+"""Names of masks in state_dicts of networks that hold them (`shrinking.holding`)."""
 
 
 def represent(
