@@ -23,9 +23,7 @@ class Journal:
     """name: of the benchmark. plan: all that decides its numbers, JSON-able. Arms are told apart by their keys."""
 
     def __init__(self, name: str, plan: Any) -> None:
-        digest = hashlib.sha256(json.dumps(plan, sort_keys=True, default=str).encode()).hexdigest()[:12]
-        self._folder = Path(os.environ.get("TERSOR_WORK", "build/benchmarks")) / f"{name}-{digest}"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder = work_folder(name, plan)
 
     def once(self, key: str, work: Callable[[], T]) -> T:
         """The result of `work`, as JSON gives it back: computed now, or in an earlier run."""
@@ -56,6 +54,14 @@ class Journal:
 
     def _path(self, key: str, suffix: str) -> Path:
         return self._folder / (key.replace("/", "_").replace(" ", "-") + suffix)
+
+
+def work_folder(name: str, plan: Any) -> Path:
+    """Where what `name` has done lies, below `TERSOR_WORK`: that of other plans (JSON-able) lies elsewhere."""
+    digest = hashlib.sha256(json.dumps(plan, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    folder = Path(os.environ.get("TERSOR_WORK", "build/benchmarks")) / f"{name}-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -28,12 +28,13 @@ def describe() -> dict[str, str | int]:
     }
 
 
-def write_results(name: str, results: dict[str, Any]) -> None:
-    """Writes results/<name>.json with the command that made it and the machine it ran on."""
-    path = Path(__file__).parent / "results" / f"{name}.json"
+def write_results(name: str, results: dict[str, Any], package: str = "benchmarks") -> Path:
+    """Writes <package>/results/<name>.json with the command that made it and the machine it ran on."""
+    path = Path(__file__).parents[1] / package / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    command = " ".join(["python -m", f"benchmarks.{name}", *sys.argv[1:]])
+    command = " ".join(["python -m", f"{package}.{name}", *sys.argv[1:]])
     path.write_text(json.dumps({"command": command, "machine": describe(), **results}, indent=2) + "\n")
+    return path
 
 
 def _cpu_model() -> str:

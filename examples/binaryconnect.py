@@ -31,12 +31,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.journal import Journal
+from benchmarks.journal import Journal, work_folder
+from benchmarks.machine import write_results
 from benchmarks.mnist import digits, mnist
 from benchmarks.sources import cifar10_test, cifar10_train, data_file
 from benchmarks.training import Plan, Split, accuracy, divided, seeded, summary
-from examples.loop import file_bytes, settle_batch_norms, train, work_folder
-from examples.reporting import write_results
+from examples.loop import file_bytes, settle_batch_norms, train
 from examples.svhn import svhn
 from tersor.quantization import Binarize
 from tersor.recipe import Rule
@@ -143,7 +143,7 @@ def run(name: str, setting: Setting, data: Split, keep: bool = True) -> dict[str
     """All arms. keep: states and results of arms are kept, and taken up."""
     plan = [dataclasses.asdict(setting.plan), setting.seeds, RATES, TRIAL, len(data.train[1])]
     journal = Journal(f"binaryconnect-{name}", plan) if keep else None
-    folder = work_folder(f"binaryconnect-{name}", plan) if keep else None
+    folder = work_folder(f"binaryconnect-{name}-states", plan) if keep else None
 
     def once(key: str, work: Callable[[Path | None], dict[str, float]]) -> dict[str, float]:
         state = None if folder is None else folder / f"{key}.state"
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         data = load(name)
         if data is not None:
             results[name] = run(name, SETTINGS[name], data)
-            write_results("binaryconnect", {"settings": results})
+            write_results("binaryconnect", {"settings": results}, "examples")
 
 
 if __name__ == "__main__":

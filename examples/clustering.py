@@ -27,11 +27,11 @@ import torch
 from torch import nn
 
 import tersor
-from benchmarks.journal import Journal
+from benchmarks.journal import Journal, work_folder
+from benchmarks.machine import write_results
 from benchmarks.mnist import LeNet300, digits, mnist
 from benchmarks.training import Plan, Split, accuracy, fit, seeded, summary
-from examples.loop import file_bytes, train, work_folder
-from examples.reporting import write_results
+from examples.loop import file_bytes, train
 from tersor.quantization import Palettize
 from tersor.recipe import Recipe, Rule
 from tersor.simulation import ClusterTerm, TrainedClusters, Training
@@ -69,7 +69,7 @@ class Run:
         self.setting, self.data = setting, data
         plan = [dataclasses.asdict(setting), STRENGTHS]
         self.journal = Journal("clustering", plan) if keep else None
-        self.folder = work_folder("clustering", plan) if keep else None
+        self.folder = work_folder("clustering-states", plan) if keep else None
         self._dense: dict[int, nn.Module] = {}
 
     def dense(self, seed: int) -> nn.Module:
@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         return
     data = mnist()
     if data is not None:
-        write_results("clustering", run(LONG, data))
+        write_results("clustering", run(LONG, data), "examples")
 
 
 if __name__ == "__main__":

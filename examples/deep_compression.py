@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 import tersor
 from benchmarks.journal import Journal
+from benchmarks.machine import write_results
 from benchmarks.mnist import LeNet5, LeNet300, digits, mnist
 from benchmarks.training import Plan, Split, accuracy, fit, seeded, summary
-from examples.reporting import write_results
 from tersor.columns import numbers_table
 from tersor.recipes import deep_compression, paper_recipe
 from tersor.shrinking.holding import finalized
@@ -236,7 +236,7 @@ def main(arguments: Sequence[str] = ()) -> list[dict[str, Any]]:
         results.append(measure(study, data, journal))
         show(results[-1])
     if not options.short:
-        write_results("deep_compression", {"networks": results})
+        write_results("deep_compression", {"networks": results}, "examples")
     return results
 
 

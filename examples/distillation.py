@@ -27,9 +27,9 @@ from torch.nn import functional as F
 
 import tersor
 from benchmarks.journal import Journal
+from benchmarks.machine import write_results
 from benchmarks.mnist import digits, mnist
 from benchmarks.training import Images, Plan, Split, rate_at, seeded, summary
-from examples.reporting import write_results
 from tersor.training.augment import shifted
 
 OMITTED = 3
@@ -244,7 +244,7 @@ def main(arguments: Sequence[str] = ()) -> dict[str, Any] | None:
     result = Run(study, data, journal).result()
     show(result)
     if not options.short:
-        write_results("distillation", result)
+        write_results("distillation", result, "examples")
     return result
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,11 +95,3 @@ def file_bytes(model: CompressedModel) -> int:
     file = io.BytesIO()
     tersor.save(model, file)
     return len(file.getvalue())
-
-
-def work_folder(name: str, plan: Any) -> Path:
-    """Where states of the example `name` lie, below `TERSOR_WORK`: those of other plans (JSON-able) lie elsewhere."""
-    digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:12]
-    folder = Path(os.environ.get("TERSOR_WORK", "build/benchmarks")) / f"{name}-{digest}-states"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from torch import nn
 
 import tersor
 from benchmarks.journal import Journal
-from benchmarks.machine import describe
+from benchmarks.machine import write_results
 from benchmarks.mnist import LeNet5, LeNet300, digits, mnist
 from benchmarks.ratetraining import Pictures, Stage, Trainer, Weights, compressed, ordered, strongest
 from benchmarks.training import Split, accuracy, seeded, summary
@@ -273,8 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
             results.append(measure(study, seeds, shifts, data, journal))
             show(results[-1])
     if not options.short:
-        path = Path(__file__).parent / "results" / "rate_aware_lenets.json"
-        path.write_text(json.dumps({"machine": describe(), "results": results}, indent=2) + "\n")
+        write_results("rate_aware_lenets", {"results": results}, "examples")
     return results
 
 

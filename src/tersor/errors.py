@@ -77,5 +77,10 @@ class StructureError(TersorError):
     exit_code = 6
 
 
+def named(name: str, error: TersorError) -> TersorError:
+    """The error, with the name of what it is about, unless its message has it."""
+    return error if name in str(error) else type(error)(f"{name}: {error}")
+
+
 class TersorWarning(UserWarning):
     """Something was done differently from what was asked, without loss; the message says what and why."""

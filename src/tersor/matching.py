@@ -5,7 +5,6 @@ Legend: a "file" is a checkpoint, of whichever kind; its names may differ from t
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from tersor.container.writer import Entry, write_tsr
+from tersor.container.writer import Entry, file_bytes
 from tersor.errors import MismatchError, UsageError
 from tersor.interop import Checkpoint, detect_ties
 from tersor.model import CompressedModel
@@ -159,16 +158,12 @@ def bytes_beside(checkpoint: Checkpoint, match: Match | None = None) -> int:
     theirs = [info.name for info in checkpoint.info.tensors if info.name not in extra]
     ours = theirs if match is None else list(dict.fromkeys(match.names.values()))
     exact = [Entry(name, Lossless().fit(checkpoint.read(name))) for name in extra]
-    attachments = dict(checkpoint.info.attachments)
-    return max(0, _file_bytes([*map(_empty, theirs), *exact], attachments) - _file_bytes(map(_empty, ours), {}))
+    own = file_bytes([*map(_empty, theirs), *exact], attachments=checkpoint.info.attachments)
+    return max(0, own - file_bytes(map(_empty, ours)))
 
 
 def _empty(name: str) -> Entry:
     return Entry(name, Dense(torch.Size((0,)), torch.float32, None, torch.empty(0)))
-
-
-def _file_bytes(entries: Iterable[Entry], attachments: dict[str, bytes]) -> int:
-    return write_tsr(io.BytesIO(), entries, attachments).file_bytes
 
 
 def common_prefix(names: Iterable[str]) -> str:

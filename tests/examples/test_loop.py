@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.journal import work_folder
 from benchmarks.training import Plan, seeded
-from examples.loop import train, work_folder
+from examples.loop import train
 from tersor.quantization import Binarize, Palettize
 from tersor.recipe import Rule
 from tersor.simulation import BinaryConnect, ClusterTerm

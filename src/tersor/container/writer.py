@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import IO, Any
@@ -126,10 +126,19 @@ def write_tsr(
     return Summary(sink.size, sum(tensor.stored_bytes for tensor in index.tensors), index, content_id)
 
 
-def file_bytes(entries: Iterable[Entry], threads: int | None = 1) -> int:
-    """The size of the file that holds nothing else."""
+def file_bytes(
+    entries: Iterable[Entry],
+    threads: int | None = 1,
+    *,
+    attachments: Mapping[str, bytes] | None = None,
+    source: str = "state_dict",
+    coding: CodingConfig | None = None,
+) -> int:
+    """The size of the file that `write_tsr` would write."""
     with thread_pool(threads) as executor:
-        return write_tsr(io.BufferedWriter(_Nowhere()), entries, {}, executor=executor).file_bytes
+        nowhere = io.BufferedWriter(_Nowhere())
+        beside = dict(attachments or {})
+        return write_tsr(nowhere, entries, beside, source=source, coding=coding, executor=executor).file_bytes
 
 
 class _Nowhere(io.RawIOBase):

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -20,11 +19,10 @@ from tersor.calibrated import Evaluate, measured
 from tersor.coding import CodingConfig
 from tersor.columns import numbers_table
 from tersor.compress import compress
-from tersor.container.writer import write_tsr
+from tersor.container.writer import file_bytes
 from tersor.costs import effective_parameters
 from tersor.errors import CalibrationError, TersorError, UsageError
 from tersor.model import CompressedModel
-from tersor.parallel import thread_pool
 from tersor.pruning import Prune
 from tersor.quantization import Lossless, Palettize
 from tersor.recipe import Recipe, Rule, TensorKey
@@ -214,19 +212,16 @@ class _Ledger:
         return stage
 
     def _sizes(self, compressed: CompressedModel) -> dict[str, int]:
-        return {name: _file_bytes(compressed, coder, self.threads) for name, coder in CODERS.items()}
-
-
-def _file_bytes(compressed: CompressedModel, coder: str, threads: int | None) -> int:
-    with thread_pool(threads) as executor:
-        return write_tsr(
-            io.BytesIO(),
-            compressed.entries,
-            dict(compressed.attachments),
-            source=compressed.source,
-            coding=CodingConfig(coder),
-            executor=executor,
-        ).file_bytes
+        return {
+            name: file_bytes(
+                compressed.entries,
+                self.threads,
+                attachments=compressed.attachments,
+                source=compressed.source,
+                coding=CodingConfig(coder),
+            )
+            for name, coder in CODERS.items()
+        }
 
 
 def _train(train: Train, network: nn.Module) -> None:

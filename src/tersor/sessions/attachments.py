@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tersor.errors import TersorError, UsageError
+from tersor.errors import TersorError, UsageError, named
 from tersor.sessions.plan import Planned
 from tersor.shrinking.holding import Mask, put
 from tersor.simulation import Activations, Simulation
@@ -117,11 +117,6 @@ def without_simulations(model: nn.Module) -> Iterator[None]:
                 chain[0] = simulation
             else:
                 chain.insert(0, simulation)
-
-
-def named(name: str, error: TersorError) -> TersorError:
-    """The error, with the name of what it is about."""
-    return error if name in str(error) else type(error)(f"{name}: {error}")
 
 
 def _quantized(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from tersor.entries import compressed_entries
-from tersor.errors import TersorError
+from tersor.errors import TersorError, named
 from tersor.interop import from_state_dict
 from tersor.model import CompressedModel
 from tersor.quantization import Palettize
 from tersor.recipe import Recipe
-from tersor.sessions.attachments import chain_of, mask_of, named
+from tersor.sessions.attachments import chain_of, mask_of
 from tersor.sessions.plan import Plan, Planned, make_places
 from tersor.shrinking.holding import finalize
 from tersor.simulation import Simulation

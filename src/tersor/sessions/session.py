@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import os
 import time
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tersor.container.writer import write_tsr
+from tersor.container.writer import file_bytes
 from tersor.errors import DivergenceError, ResumeError, UsageError
 from tersor.model import CompressedModel
 from tersor.progress import Progress
@@ -239,7 +238,7 @@ class Session:
     def estimate_bytes(self) -> int:
         """The size of the `.tsr` file that the network would make now; the network stays as it is."""
         content = self._compressed(copy.deepcopy(self._network))
-        return write_tsr(io.BytesIO(), content.entries, dict(content.attachments)).file_bytes
+        return file_bytes(content.entries, attachments=content.attachments)
 
     def _state(self, random: list[dict[str, Any]]) -> dict[str, Any]:
         distillation = self._distillation

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from tersor.calibration.collect import collect
-from tersor.calibration.targets import find_targets
 from tersor.shrinking.holding import write
 from tersor.shrinking.reconstruction import repair
-from tersor.shrinking.weights import Data, writable
+from tersor.shrinking.weights import Data, repairable
 from tersor.structure.cuts import Cuts
 
 
@@ -25,9 +24,7 @@ def compensate(model: nn.Module, smaller: nn.Module, cuts: Cuts, masks: Mapping[
     masks:   of weights of `model` that are pruned one by one: what is zero stays zero.
     Errors as `collect`.
     """
-    reading = {name for name, dim in cuts if dim > 0}
-    known = {name for target in find_targets(model, None) for name in target.names.values()}
-    names = reading & known & writable(model) & writable(smaller)
+    names = {name for name, dim in cuts if dim > 0} & repairable(model)
     if not names or data.samples is None:
         return
     statistics = collect(model, data.inputs(), fisher=False, layers=names, seed=data.seed, unreached="ignore")

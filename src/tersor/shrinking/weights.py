@@ -13,7 +13,7 @@ from tersor.calibration.collect import collect
 from tersor.calibration.statistics import LayerStatistics
 from tersor.calibration.targets import find_targets
 from tersor.costs import effective_parameters, parameter_sites
-from tersor.errors import CalibrationError, TersorError, UsageError
+from tersor.errors import CalibrationError, TersorError, UsageError, named
 from tersor.pruning import Prune
 from tersor.pruning.criteria import WeightEvidence, weight_criterion
 from tersor.pruning.granularity import global_masks, mask_of
@@ -72,7 +72,7 @@ def weight_masks(
             else:
                 masks[name] = _own_mask(name, option, weights[name], evidence.get(name), held.get(name), notes)
         except TersorError as error:
-            raise _named(name, error) from error
+            raise named(name, error) from error
     for option, scores in pools.items():
         assert option.density is not None
         found = global_masks(scores, option.density, pattern=option.pattern, floor=option.floor)
@@ -93,8 +93,7 @@ def input_statistics(
         raise _without_samples(looking[0], plan[looking[0]])
     names = set(looking)
     if repair and data.samples is not None:
-        known = {name for target in find_targets(model, None) for name in target.names.values()}
-        names |= known & set(plan) & writable(model)
+        names |= set(plan) & repairable(model)
     if not names:
         return {}
     fisher = any(option.criterion == RECONSTRUCTS for option in plan.values())
@@ -143,7 +142,7 @@ def reconstructed(
         try:
             found[name] = _reconstructed(weights[name], option, masks[name], statistics[name])
         except TersorError as error:
-            raise _named(name, error) from error
+            raise named(name, error) from error
     return found
 
 
@@ -151,7 +150,14 @@ def _without_samples(name: str, option: Prune) -> UsageError:
     return UsageError(f"{name}: criterion {option.criterion!r} needs calibration: batches of samples for the model")
 
 
-def writable(model: nn.Module) -> set[str]:
+def repairable(model: nn.Module) -> set[str]:
+    """Names of the weights that `reconstruction.repair` can give new values: it knows their inputs, and nothing computes
+    them."""
+    known = {name for target in find_targets(model, None) for name in target.names.values()}
+    return known & _writable(model)
+
+
+def _writable(model: nn.Module) -> set[str]:
     """Names of parameters that can be given new values: parametrizations that compute them say nothing of that."""
     shapes = {name: tensor.shape for name, tensor in effective_parameters(model)}
     names = {f"{prefix}{attribute}": stored.shape for prefix, _, attribute, stored in parameter_sites(model)}
@@ -196,7 +202,3 @@ def _own_mask(
         mask = mask_at(density)
     notes.append(f"{name} would lose all of its weights; {int(mask.sum())} of {mask.numel()} are kept")
     return mask
-
-
-def _named(name: str, error: TersorError) -> TersorError:
-    return error if name in str(error) else type(error)(f"{name}: {error}")
