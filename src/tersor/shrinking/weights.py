@@ -151,8 +151,8 @@ def _without_samples(name: str, option: Prune) -> UsageError:
 
 
 def repairable(model: nn.Module) -> set[str]:
-    """Names of the weights that `reconstruction.repair` can give new values: it knows their inputs, and nothing computes
-    them."""
+    """Names of the weights that `reconstruction.repair` can give new values: their inputs are known, and nothing
+    computes them."""
     known = {name for target in find_targets(model, None) for name in target.names.values()}
     return known & _writable(model)
 
