@@ -1,6 +1,6 @@
 """LeNet-300-100 and LeNet-5 on MNIST in files of a few kilobytes: rate-aware training (docs/rate-aware.md).
 
-    TERSOR_DATA=... python -m examples.rate_aware_lenets [--short] [--seeds N] [NETWORK ...]
+    TERSOR_DATA=... python -m examples.rate_aware_lenets [--short] [--seeds N] [--augment shifts|none] [NETWORK ...]
 
 writes examples/results/rate_aware_lenets.json. Bytes are those of whole .tsr files on disk. Each goal is a size; the
 multiplier that meets it is searched for by `allocation.trained.train_to_size`, from stage to stage, so that the larger
@@ -72,7 +72,7 @@ STUDIES = (
         "LeNet-300-100",
         LeNet300,
         Stage(20, rate=2e-3, multiplier=0.0, decay=0.01),
-        Stage(24),
+        Stage(40),
         (
             Goal(6500, None, "Deep Compression: 27 KB, no loss"),
             Goal(2400, 1.58, "Deep Compression: 27 KB at 1.58 %"),
@@ -255,6 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description="LeNets in files of a few kilobytes")
     parser.add_argument("--short", action="store_true", help="digits of scikit-learn, seconds")
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    parser.add_argument("--augment", choices=("shifts", "none"), help="only with, or only without shifts")
     parser.add_argument("networks", nargs="*", help="LeNet-300-100, LeNet-5; both if none is named")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # the networks are too small for more
@@ -263,12 +264,13 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
         raise SystemExit("MNIST was not found below TERSOR_DATA; --short needs no data")
     studies = [study for study in STUDIES if not options.networks or study.name in options.networks]
     if options.short:
-        studies = [shortened(study) for study in studies]
+        studies, options.augment = [shortened(study) for study in studies], "shifts"
     seeds = SEEDS[:1] if options.short else SEEDS[: options.seeds]
-    journal = Journal("rate_aware_lenets", [options.short, [dataclasses.asdict(study) for study in studies]])
+    arms = [options.augment == "shifts"] if options.augment else [True, False]
     results = []
     for study in studies:
-        for shifts in (True,) if options.short else (True, False):
+        journal = Journal("rate_aware_lenets", [options.short, dataclasses.asdict(study)])
+        for shifts in arms:
             results.append(measure(study, seeds, shifts, data, journal))
             show(results[-1])
     if not options.short:
