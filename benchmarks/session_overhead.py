@@ -1,4 +1,4 @@
-"""What a session adds to a training step: pruning and trained clustering of half-width VGG-16-BN, beside plain training.
+"""What a session adds to a training step: pruning and trained clustering of half-width VGG-16-BN.
 
     python -m benchmarks.session_overhead [--short]
 
