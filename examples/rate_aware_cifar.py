@@ -59,7 +59,7 @@ SEEDS = (0, 1, 2)
 VALIDATION = 2_000
 """Training images kept for choices: those of benchmarks.vgg."""
 SIZE = 0.05
-"""Root mean square of each weight when rate-aware training begins: Adam moves all layers by the same share."""
+"""Root mean square of each weight before training: Adam then moves all layers by the same share."""
 MARGIN = 0.985
 """Of the bytes allowed, what the training aims at."""
 STEPS = "|step"
@@ -119,7 +119,7 @@ STUDIES = (
         functools.partial(ResNetCifar, 3),
         resnet20,
         (Goal(25, 0.5),),
-        Plan(4, 2e-3, 128, augment=True),
+        Plan(4, 1.5e-3, 128, augment=True),
         multiplier=3e-7,
         rest=1_900,
     ),
@@ -128,9 +128,10 @@ STUDIES = (
         vgg.HalfVGG,
         vgg.trained,
         (Goal(120, 0.5), Goal(250, 1.5)),
-        Plan(3, 2e-3, 128, augment=True),
+        Plan(3, 1.5e-3, 128, augment=True),
         multiplier=1e-7,
-        rest=4_000,
+        rest=3_600,
+        vectors=1e-6,
     ),
 )
 
@@ -175,8 +176,6 @@ def small(
     model = study.build()
     plain, steps, stored = _parts(origin)
     model.load_state_dict({**plain, **stored})
-    if not steps:
-        balanced(model.eval(), data[0][:100])
     multiplier = float(origin.get("|multiplier", torch.tensor(study.multiplier)))
     model.to(memory_format=torch.channels_last)
     teacher.to(memory_format=torch.channels_last)
@@ -227,7 +226,7 @@ def factors_and_shifts(model: nn.Module) -> None:
     for norm in model.modules():
         if isinstance(norm, BATCH_NORMS):
             assert norm.running_var is not None and norm.running_mean is not None
-            factor = norm.weight / (norm.running_var + norm.eps).sqrt() * (norm.running_var > 0)
+            factor = norm.weight / (norm.running_var + norm.eps).sqrt() * (norm.running_var > 1e-3 * norm.eps)
             norm.bias.sub_(factor * norm.running_mean)
             norm.weight.copy_(factor)
             norm.running_mean.zero_()
@@ -283,6 +282,7 @@ def _rows(study: Study, seed: int, data: Split, journal: Journal, folder: Path) 
     """Bytes of the file and accuracies in percent, for each goal."""
     rows = []
     reference = copy.deepcopy(study.start(data.train))
+    balanced(reference.eval(), data.train[0][:100])
     origin: Mapping[str, Tensor] = reference.state_dict()
     for goal in study.goals:
         key = f"{study.name} {seed} {goal.times:g}"

@@ -29,7 +29,7 @@ def test_path_falls_by_equal_shares_and_stays():
 
 
 def test_controller_meets_its_goal_where_sizes_follow_a_power_slowly():
-    """A network whose size goes to 3,000 m^-0.8 with a lag of three measurements, from a multiplier 20 times too low."""
+    """A network whose size goes to 1,100 p^-0.8 with a lag of three measurements; p must rise to 20."""
     size, total, multiplier = 1000.0, 0.0, 0.0
     for number in range(1, 61):
         multiplier, total = steered(size, wanted_bytes(1000, 100, number / 60, 0.7), total)
