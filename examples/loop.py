@@ -58,8 +58,7 @@ def train(
         torch.manual_seed(seed)
         recipe = Recipe(list(rules))
         session = tersor.prepare(model, recipe, optimizer=optimizer, steps=steps, distillation=guide.teaching)
-        every = max(steps // 50, 1)  # coding all weights takes about as long as a step
-        control = None if guide.max_bytes is None else SizeControl(model, guide.max_bytes, steps, every=every)
+        control = None if guide.max_bytes is None else SizeControl(model, guide.max_bytes, steps)
         rates = [group["lr"] / plan.rate for group in optimizer.param_groups]
         if state is not None and state.exists():
             kept = session.load(state)

@@ -37,7 +37,7 @@ from benchmarks.mnist import digits
 from benchmarks.networks import networks as known_networks
 from benchmarks.sources import ResNetCifar, cifar10_test, cifar10_train
 from benchmarks.training import Images, Plan, Split, accuracy, divided, seeded, summary
-from examples.loop import Guide, train
+from examples.loop import Guide, file_bytes, train
 from tersor.calibration.adjacent import adjacent
 from tersor.calibration.batchnorm import BATCH_NORMS
 from tersor.calibration.vectors import round_vectors, vector_weights
@@ -120,7 +120,7 @@ STUDIES = (
         resnet20,
         (Goal(25, 0.5),),
         Plan(4, 1.5e-3, 128, augment=True),
-        multiplier=3e-7,
+        multiplier=1e-6,
         rest=1_900,
     ),
     Study(
@@ -129,7 +129,7 @@ STUDIES = (
         vgg.trained,
         (Goal(120, 0.5), Goal(250, 1.5)),
         Plan(3, 1.5e-3, 128, augment=True),
-        multiplier=1e-7,
+        multiplier=5e-7,
         rest=3_600,
         vectors=1e-6,
     ),
@@ -217,6 +217,26 @@ def packed(study: Study, trained: Mapping[str, Tensor], images: Tensor) -> Compr
     return compressed_model(model, {**weights, **rounded})
 
 
+def fitting(study: Study, goal: Goal, trained: Mapping[str, Tensor], images: Tensor) -> CompressedModel:
+    """`packed`, small enough for the goal: where it is not, a hundredth of the weights goes at a time, up to a tenth."""
+    compressed = packed(study, trained, images)
+    for hundredths in range(1, 11):
+        if file_bytes(compressed) * goal.times <= study.original_bytes:
+            break
+        compressed = packed(study, trimmed(trained, hundredths / 100), images)
+    return compressed
+
+
+def trimmed(trained: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Without that share of the weights that are not zero: those the optimizer left nearest to it, in steps."""
+    plain, steps, stored = _parts(trained)
+    distances = {name: (stored[name] / step).abs() for name, step in steps.items()}
+    living = torch.cat([distance[plain[name] != 0] for name, distance in distances.items()])
+    least = living.kthvalue(max(round(share * living.numel()), 1)).values
+    zeroed = {name: plain[name] * (distance > least) for name, distance in distances.items()}
+    return {**trained, **zeroed}
+
+
 @torch.no_grad()
 def factors_and_shifts(model: nn.Module) -> None:
     """Gives batch norms means of 0 and variances of 1, in place: the network computes the same in evaluation mode.
@@ -290,7 +310,7 @@ def _rows(study: Study, seed: int, data: Split, journal: Journal, folder: Path) 
         state = folder / f"{key} state"
         work = functools.partial(small, study, goal, origin, copy.deepcopy(reference), data.train, seed, state)
         origin = journal.tensors(key, work)
-        size, model = opened(study, packed(study, origin, data.train[0][:500]))
+        size, model = opened(study, fitting(study, goal, origin, data.train[0][:500]))
         networks = {"": model, "float_": reference}
         parts = {"validation": data.validation, "test": data.test}
         found = {f"{kind}{part}": accuracy(m, parts[part]) for kind, m in networks.items() for part in parts}

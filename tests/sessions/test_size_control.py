@@ -30,12 +30,12 @@ def test_path_falls_by_equal_shares_and_stays():
 
 def test_controller_meets_its_goal_where_sizes_follow_a_power_slowly():
     """A network whose size goes to 1,100 p^-0.8 with a lag of three measurements; p must rise to 20."""
-    size, total, multiplier = 1000.0, 0.0, 0.0
+    size, total = 1000.0, 0.0
     for number in range(1, 61):
-        multiplier, total = steered(size, wanted_bytes(1000, 100, number / 60, 0.7), total)
-        rest = 3000 * math.exp(-0.8 * (multiplier + math.log(3.5)))
+        logarithm, total = steered(size, wanted_bytes(1000, 100, number / 60, 0.7), total)
+        rest = 3000 * math.exp(-0.8 * (logarithm + math.log(3.5)))
         size *= (rest / size) ** (1 - math.exp(-1 / 3))
-    assert size == pytest.approx(100, rel=0.03)
+    assert size == pytest.approx(100, rel=0.05)
 
 
 def test_a_size_that_does_not_answer_winds_nothing_up():
@@ -58,7 +58,7 @@ def trained(goal, steps=150, stop=None, state=None):
     model = build()
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     session = tersor.prepare(model, RULES, optimizer=optimizer, steps=steps)
-    control = SizeControl(model, goal, steps, every=5)
+    control = SizeControl(model, goal, steps)
     if state is not None:
         control.load_state_dict(session.load(state))
     inputs = torch.randn(128, 32, generator=torch.Generator().manual_seed(1))
@@ -76,7 +76,7 @@ def trained(goal, steps=150, stop=None, state=None):
 def test_training_ends_at_the_size(goal):
     model, control, session = trained(goal)
     size = rate_bytes(model)
-    assert control.first > 1.2 * goal and size == pytest.approx(goal, rel=0.15)
+    assert control.first > 1.2 * goal and size == pytest.approx(goal, rel=0.2)
     weights = [entry for entry in session.finalize().entries if entry.name.endswith("weight")]
     assert file_bytes(weights) == size
 

@@ -27,8 +27,9 @@ from tersor.sessions.plan import plain_name
 from tersor.shrinking.holding import Mask
 from tersor.simulation.rate import RateSimulation
 
-_PROPORTIONAL, _INTEGRAL = 3.0, 0.7
-"""K_P and K_I: weights follow the multiplier within two or three measurements, sizes to its power of -0.8."""
+_PROPORTIONAL, _INTEGRAL = 6.0, 0.8
+"""K_P and K_I, for some 50 measurements a training: sizes follow the multiplier within two to ten of them, to its power
+of -0.8, and not at all as long as it is too low to matter."""
 
 _MOST = math.log(1000.0)
 """Of |ln p|, and of what the integral adds to it: a size that does not answer must not wind it up."""
@@ -69,13 +70,16 @@ class SizeControl:
     model:     holds weights that train by `RateAware`; their multipliers are where it starts from.
     max_bytes: of the file of these weights alone (`rate_bytes`). The training ends a little below or above it, within a
                few percent: leave room for other tensors, and a margin.
-    steps:     of the training. every: steps between measurements, each of which codes all weights. arrives: the share
-               of the training in which the size is reached; before zeros settle, best.
+    steps:     of the training. every: steps between measurements, each of which codes all weights; None for a 50th of
+               the training. arrives: the share of it in which the size is reached; before zeros settle, best.
     Mutable: `size` is the last measured, `pressure` the factor in force.
     UsageError for numbers out of range, or a model without such weights.
     """
 
-    def __init__(self, model: nn.Module, max_bytes: int, steps: int, *, every: int = 50, arrives: float = 0.7) -> None:
+    def __init__(
+        self, model: nn.Module, max_bytes: int, steps: int, *, every: int | None = None, arrives: float = 0.7
+    ) -> None:
+        every = max(steps // 50, 1) if every is None else every
         if max_bytes < 1 or steps < 1 or every < 1 or not 0.0 <= arrives <= 1.0:
             raise UsageError(
                 "max_bytes, steps and every must be positive, and arrives lie in [0, 1], "
