@@ -8,9 +8,9 @@ same weights to start from, trained as long on the same pictures, mirrored and s
 small one. Each goal takes one training, in which `sessions.SizeControl` moves the multiplier so that it ends at the
 size; the second goal starts from the network of the first. Test images are looked at once, in the end.
 
-Budget: one core; a goal takes 25 minutes for ResNet-20 and 35 for VGG-16, and as long again for the two float networks
-together. What is done is kept, and an interrupted run goes on from the last epoch. `--short` runs on scikit-learn's
-digits in seconds, proves no number and writes nothing.
+Budget: one core; for a seed of ResNet-20 about 40 minutes, of VGG-16 about 105, two fifths of it for the float networks.
+What is done is kept, and an interrupted run goes on from the last epoch. `--short` runs on scikit-learn's digits in
+seconds, proves no number and writes nothing.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def packed(study: Study, trained: Mapping[str, Tensor], images: Tensor) -> Compr
 
 
 def fitting(study: Study, goal: Goal, trained: Mapping[str, Tensor], images: Tensor) -> CompressedModel:
-    """`packed`, small enough for the goal: where it is not, a hundredth of the weights goes at a time, up to a tenth."""
+    """`packed`, small enough for the goal: else a hundredth of the weights goes at a time, up to a tenth of them."""
     compressed = packed(study, trained, images)
     for hundredths in range(1, 11):
         if file_bytes(compressed) * goal.times <= study.original_bytes:
