@@ -8,8 +8,8 @@ same weights to start from, trained as long on the same pictures, mirrored and s
 small one. Each goal takes one training, in which `sessions.SizeControl` moves the multiplier so that it ends at the
 size; the second goal starts from the network of the first. Test images are looked at once, in the end.
 
-Budget: one core; about 40 minutes for a seed of ResNet-20, 105 for one of VGG-16, two fifths for float networks. What is
-done is kept, and an interrupted run goes on from the last epoch. `--short` runs on scikit-learn's digits in seconds,
+Budget: one core; about 40 minutes for a seed of ResNet-20, 105 for one of VGG-16, two fifths for float networks. What
+is done is kept, and an interrupted run goes on from the last epoch. `--short` runs on scikit-learn's digits in seconds,
 proves no number and writes nothing.
 """
 
