@@ -19,6 +19,7 @@ from benchmarks import (
     models,
     nnc,
     resources,
+    session_overhead,
     tickets,
 )
 
@@ -37,6 +38,7 @@ SCRIPTS = (
     tickets,
     filters,
     int8,
+    session_overhead,
 )
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,10 +16,19 @@ from benchmarks.training import Images, Plan, rate_at
 from tersor.calibration.batchnorm import apply, reestimate
 from tersor.model import CompressedModel
 from tersor.recipe import Recipe, Rule
+from tersor.sessions import SizeControl, Teaching
 from tersor.training.augment import pictures
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs (N, C), labels (N,)) -> scalar."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What leads a training beside labels: a distillation, and the bytes that rate-aware weights shall take."""
+
+    teaching: Teaching | None = None
+    max_bytes: int | None = None
 
 
 def train(
@@ -32,6 +42,7 @@ def train(
     state: Path | None = None,
     settle: bool = False,
     ending: Callable[[nn.Module], object] | None = None,
+    guide: Guide = Guide(),
 ) -> CompressedModel:
     """Trains `model` in place by Adam, whatever the plan's optimizer, and gives what the file will hold.
 
@@ -45,10 +56,14 @@ def train(
     steps = plan.steps(len(labels))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        session = tersor.prepare(model, Recipe(list(rules)), optimizer=optimizer, steps=steps)
+        recipe = Recipe(list(rules))
+        session = tersor.prepare(model, recipe, optimizer=optimizer, steps=steps, distillation=guide.teaching)
+        control = None if guide.max_bytes is None else SizeControl(model, guide.max_bytes, steps)
         rates = [group["lr"] / plan.rate for group in optimizer.param_groups]
         if state is not None and state.exists():
-            session.load(state)
+            kept = session.load(state)
+            if control is not None:
+                control.load_state_dict(kept)
         model.train()
         for chosen in _batches(len(labels), plan.batch, seed, session.done, steps):
             step = session.done
@@ -58,11 +73,14 @@ def train(
             for group, share in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = share * rate_at(plan, step, steps)
             optimizer.zero_grad(set_to_none=True)
-            session.loss(loss(model(batch), labels[chosen])).backward()
+            outputs = model(batch)
+            session.loss(loss(outputs, labels[chosen]), inputs=batch, outputs=outputs).backward()
             optimizer.step()
             session.step()
+            if control is not None:
+                control.step(session.done)
             if state is not None and session.done % (len(labels) // plan.batch) == 0:
-                session.save(state)
+                session.save(state, None if control is None else control.state_dict())
         if ending is not None:
             ending(model)
         if settle:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import coverage, filters, lenet_pruning, tickets
+from benchmarks import coverage, filters, lenet_pruning, session_overhead, tickets
 
 RESULTS = Path(coverage.__file__).parent / "results"
 
@@ -56,3 +56,10 @@ def test_filters(capsys):
     filters.main(["--short", "criteria"])
     text = capsys.readouterr().out
     assert all(name in text for name in ("criteria", "unpruned", "l1"))
+
+
+def test_session_overhead(capsys):
+    found = session_overhead.main(["--short"])
+    assert set(found["seconds"]) == {"plain", "session"} and min(found["seconds"].values()) > 0
+    low, high = found["spread"]
+    assert low <= found["added"] <= high and "allowed 15 %" in capsys.readouterr().out

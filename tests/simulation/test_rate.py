@@ -81,6 +81,8 @@ def test_multiplier_rises_with_the_clock(weight):
     for step, part in ((25, 0.5), (50, 1.0), (100, 1.0)):
         assert torch.isclose(simulation.penalty(weight, Clock(step, 100)), part * 2e-3 * bits)
     assert torch.isclose(simulation.penalty(weight, Clock(3)), 2e-3 * bits)  # of unknown length: in full
+    simulation.pressure.fill_(3.0)
+    assert torch.isclose(simulation.penalty(weight, Clock(100, 100)), 6e-3 * bits)
 
 
 def test_contexts_are_fitted_every_so_many_steps(weight):

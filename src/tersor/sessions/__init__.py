@@ -3,6 +3,7 @@
 from tersor.sessions.log import Log
 from tersor.sessions.prepare import prepare
 from tersor.sessions.session import Session
+from tersor.sessions.size_control import SizeControl
 from tersor.sessions.teaching import Teaching
 
-__all__ = ["Log", "Session", "Teaching", "prepare"]
+__all__ = ["Log", "Session", "SizeControl", "Teaching", "prepare"]

@@ -72,11 +72,13 @@ class RateSimulation(Simulation):
 
     log_step: () natural logarithm of the step, a parameter. The step itself is a bfloat16 number.
     slope, over, zeros: buffers, the `Contexts` of the bits; float32.
+    pressure: () float32 buffer, a factor of the multiplier: 1, until a `sessions.SizeControl` sets it.
     """
 
     slope: Tensor
     over: Tensor
     zeros: Tensor
+    pressure: Tensor
 
     def __init__(self, config: RateAware, bits: int, weight: Tensor, mask: Tensor | None) -> None:
         super().__init__()
@@ -88,6 +90,7 @@ class RateSimulation(Simulation):
         self.register_buffer("slope", contexts.slope)
         self.register_buffer("over", contexts.over)
         self.register_buffer("zeros", contexts.zeros)
+        self.register_buffer("pressure", torch.ones((), device=weight.device))
 
     @property
     def contexts(self) -> Contexts:
@@ -117,11 +120,11 @@ class RateSimulation(Simulation):
         return counted
 
     def penalty(self, weight: Tensor, clock: Clock) -> Tensor | None:
-        """See `Simulation`: multiplier x bits; the multiplier has risen as far as the clock says."""
+        """See `Simulation`: multiplier x pressure x bits; the multiplier has risen as far as the clock says."""
         risen = 1.0 if self.config.ramp == 0 else min(clock.part / self.config.ramp, 1.0)
         if risen * self.config.multiplier == 0:
             return None
-        return self.bits(weight) * (risen * self.config.multiplier)
+        return self.bits(weight) * (self.pressure * (risen * self.config.multiplier))
 
     @torch.no_grad()
     def after_step(self, weight: Tensor, mask: Tensor | None, clock: Clock) -> None:

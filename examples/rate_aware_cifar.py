@@ -1,0 +1,406 @@
+"""ResNet-20 and half-width VGG-16 on CIFAR-10, 25 to 250 times smaller: rate-aware training with batch norms.
+
+    TERSOR_DATA=... python -m examples.rate_aware_cifar [--short] [--seeds N] [NETWORK ...]
+
+writes examples/results/rate_aware_cifar.json. Bytes are those of whole .tsr files on disk, which rebuild the original
+class. A goal is a size and the points of accuracy that it may cost against the float network of the same recipe: the
+same weights to start from, trained as long on the same pictures, mirrored and shifted. That network also teaches the
+small one. Each goal takes one training, in which `sessions.SizeControl` moves the multiplier so that it ends at the
+size; the second goal starts from the network of the first. Test images are looked at once, in the end.
+
+Budget: one core; about 40 minutes for a seed of ResNet-20, 105 for one of VGG-16, two fifths for float networks. What
+is done is kept, and an interrupted run goes on from the last epoch. `--short` runs on scikit-learn's digits in seconds,
+proves no number and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+import tersor
+from benchmarks import vgg
+from benchmarks.journal import Journal, work_folder
+from benchmarks.machine import write_results
+from benchmarks.mnist import digits
+from benchmarks.networks import networks as known_networks
+from benchmarks.sources import ResNetCifar, cifar10_test, cifar10_train
+from benchmarks.training import Images, Plan, Split, accuracy, divided, seeded, summary
+from examples.loop import Guide, file_bytes, train
+from tersor.calibration.adjacent import adjacent
+from tersor.calibration.batchnorm import BATCH_NORMS
+from tersor.calibration.vectors import round_vectors, vector_weights
+from tersor.model import CompressedModel
+from tersor.quantization import Quantize
+from tersor.recipe import Rule
+from tersor.sessions.finalizing import compressed_model
+from tersor.sessions.plan import plain_name
+from tersor.shrinking.dead import fold_dead
+from tersor.simulation import RateAware
+from tersor.simulation.rate import RateSimulation
+from tersor.structure.groups import find_groups
+from tersor.structure.order import alike, permuted
+from tersor.structure.trace import trace
+from tersor.tensors import Uniform
+from tersor.training import Distill, Distillation
+
+SEEDS = (0, 1, 2)
+VALIDATION = 2_000
+"""Training images kept for choices: those of benchmarks.vgg."""
+SIZE = 0.05
+"""Root mean square of each weight before training: Adam then moves all layers by the same share."""
+MARGIN = 0.985
+"""Of the bytes allowed, what the training aims at."""
+STEPS = "|step"
+STORED = "|stored"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A file `times` smaller than the float32 parameters, that costs at most `points` of accuracy in percent."""
+
+    times: float
+    points: float
+
+
+@dataclass(frozen=True)
+class Study:
+    """A network, its goals, largest file first, and how each is trained.
+
+    start: (training images) -> the float network. plan: of each goal, and of the float network that it is held
+    against. multiplier: nats a bit, where the first goal starts from. rest: bytes of the file that no weights take.
+    vectors: nats a bit, at which factors and shifts are rounded. distilled: share of the teacher's predictions.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    start: Callable[[Images], nn.Module]
+    goals: tuple[Goal, ...]
+    plan: Plan
+    multiplier: float
+    rest: int
+    vectors: float = 3e-7
+    distilled: float = 0.7
+    temperature: float = 2.0
+
+    @property
+    def original_bytes(self) -> int:
+        """Of the parameters in float32."""
+        return 4 * sum(parameter.numel() for parameter in self.build().parameters())
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the numbers, JSON-able."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("build", "start")}
+        return {**fields, "plan": dataclasses.asdict(self.plan), "goals": [dataclasses.asdict(g) for g in self.goals]}
+
+
+def resnet20(_: Images) -> nn.Module:
+    """The fine-tuned weights below TERSOR_DATA."""
+    found = known_networks().get("ResNet-20")
+    if found is None:
+        raise SystemExit("ResNet-20 was not found below TERSOR_DATA; --short needs no data")
+    return found.build()
+
+
+STUDIES = (
+    Study(
+        "ResNet-20",
+        functools.partial(ResNetCifar, 3),
+        resnet20,
+        (Goal(25, 0.5),),
+        Plan(4, 1.5e-3, 128, augment=True),
+        multiplier=1e-6,
+        rest=1_900,
+    ),
+    Study(
+        "VGG-16",
+        vgg.HalfVGG,
+        vgg.trained,
+        (Goal(120, 0.5), Goal(250, 1.5)),
+        Plan(3, 1.5e-3, 128, augment=True),
+        multiplier=5e-7,
+        rest=3_600,
+        vectors=1e-6,
+    ),
+)
+
+
+@torch.no_grad()
+def balanced(model: nn.Module, images: Tensor) -> None:
+    """Scales the weights before batch norms, in place, so that the network computes the same.
+
+    A batch norm undoes whatever its channel was multiplied by. Rows take over its factor, so that one step suits all
+    of them (docs/calibration.md, folding); then tensors get the root mean square `SIZE`.
+    """
+    for name, layer in adjacent(model, images, 0).items():
+        norm, weight = model.get_submodule(name), model.get_submodule(layer).weight
+        assert isinstance(norm, BATCH_NORMS) and norm.running_var is not None and norm.running_mean is not None
+        scale = norm.weight.abs() / (norm.running_var + norm.eps).sqrt()
+        scale = scale.clamp(min=1e-3 * float(scale.max()))
+        rows = (-1, *[1] * (weight.dim() - 1))
+        scale *= SIZE / (weight * scale.reshape(rows)).square().mean().sqrt()
+        weight.mul_(scale.reshape(rows))
+        norm.running_mean.mul_(scale)
+        norm.running_var.copy_(((norm.running_var + norm.eps) * scale.square() - norm.eps).clamp_(min=0.0))
+
+
+def rules(model: nn.Module, steps: Mapping[str, float], multiplier: float) -> list[Rule]:
+    """Rate-aware training of all weights, from the steps that they have; from their root mean squares without any."""
+    found = []
+    for name, weight in model.named_parameters():
+        if weight.dim() > 1:
+            start = steps[name] / float(weight.detach().square().mean().sqrt()) if name in steps else 1.0
+            config = RateAware(multiplier=multiplier, ramp=0.05, settle=0.2, start=start)
+            found.append(Rule(name, Quantize(bits=8, granularity="tensor"), train=config))
+    return found
+
+
+def small(
+    study: Study, goal: Goal, origin: Mapping[str, Tensor], teacher: nn.Module, data: Images, seed: int, state: Path
+) -> dict[str, Tensor]:
+    """The tensors of the network trained for a goal, with the steps of its weights and what the optimizer moved.
+
+    origin: the same of the goal before, or the tensors of the float network.
+    """
+    model = study.build()
+    plain, steps, stored = _parts(origin)
+    model.load_state_dict({**plain, **stored})
+    multiplier = float(origin.get("|multiplier", torch.tensor(study.multiplier)))
+    model.to(memory_format=torch.channels_last)
+    teacher.to(memory_format=torch.channels_last)
+    kept: dict[str, Tensor] = {}
+
+    def ending(trained: nn.Module) -> None:
+        for name, chain in trained.named_modules():
+            if isinstance(chain, ParametrizationList) and isinstance(chain[0], RateSimulation):
+                weight = plain_name(f"{name}.original")
+                kept[weight + STORED] = chain.original.detach().clone()
+                kept[weight + STEPS] = chain[0].step().detach()
+                kept["|multiplier"] = chain[0].pressure * chain[0].config.multiplier
+
+    teaching = Distillation(model, teacher, Distill(study.temperature, study.distilled)) if study.distilled else None
+    guide = Guide(teaching, round(MARGIN * study.original_bytes / goal.times) - study.rest)
+    plan = rules(model, {name: float(step) for name, step in steps.items()}, multiplier)
+    train(model, plan, data, study.plan, seed, state=state, settle=True, ending=ending, guide=guide)
+    return {**model.state_dict(), **kept}
+
+
+def packed(study: Study, trained: Mapping[str, Tensor], images: Tensor) -> CompressedModel:
+    """The file of a trained network: without what dead channels do, in an order that codes well, batch norms as one
+    factor and one shift a channel, rounded as `calibration.vectors` has it."""
+    plain, steps, _ = _parts(trained)
+    model = study.build()
+    model.load_state_dict(plain)
+    model.eval()
+    groups = find_groups(trace(model, (images[:2],)))
+    fold_dead(model, groups, (images[:100],), inplace=True)
+    factors_and_shifts(model)
+    tensors = dict(model.state_dict())
+    model.load_state_dict(permuted(tensors, groups, alike(tensors, groups)))
+    vectors = [name for name, parameter in model.named_parameters() if parameter.dim() == 1]
+    rounded = round_vectors(model, vector_weights(model, list(images.split(100)), vectors), study.vectors)
+    with torch.no_grad():
+        for name, vector in rounded.items():
+            model.get_parameter(name).copy_(vector.dequantize())
+    weights = {name: _uniform(model.get_parameter(name).detach(), step) for name, step in steps.items()}
+    return compressed_model(model, {**weights, **rounded})
+
+
+def fitting(study: Study, goal: Goal, trained: Mapping[str, Tensor], images: Tensor) -> CompressedModel:
+    """`packed`, small enough for the goal: else a hundredth of the weights goes at a time, up to a tenth of them."""
+    compressed = packed(study, trained, images)
+    for hundredths in range(1, 11):
+        if file_bytes(compressed) * goal.times <= study.original_bytes:
+            break
+        compressed = packed(study, trimmed(trained, hundredths / 100), images)
+    return compressed
+
+
+def trimmed(trained: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Without that share of the weights that are not zero: those the optimizer left nearest to it, in steps."""
+    plain, steps, stored = _parts(trained)
+    distances = {name: (stored[name] / step).abs() for name, step in steps.items()}
+    living = torch.cat([distance[plain[name] != 0] for name, distance in distances.items()])
+    least = living.kthvalue(max(round(share * living.numel()), 1)).values
+    zeroed = {name: plain[name] * (distance > least) for name, distance in distances.items()}
+    return {**trained, **zeroed}
+
+
+@torch.no_grad()
+def factors_and_shifts(model: nn.Module) -> None:
+    """Gives batch norms means of 0 and variances of 1, in place: the network computes the same in evaluation mode.
+
+    gamma' = gamma / sqrt(var + eps), beta' = beta - gamma' mu. Where nothing varies, gamma' is 0.
+    """
+    for norm in model.modules():
+        if isinstance(norm, BATCH_NORMS):
+            assert norm.running_var is not None and norm.running_mean is not None
+            factor = norm.weight / (norm.running_var + norm.eps).sqrt() * (norm.running_var > 1e-3 * norm.eps)
+            norm.bias.sub_(factor * norm.running_mean)
+            norm.weight.copy_(factor)
+            norm.running_mean.zero_()
+            norm.running_var.fill_(1.0 - norm.eps)
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.zero_()
+
+
+def _uniform(weight: Tensor, step: Tensor) -> Uniform:
+    """The codes of a weight that lies on the grid of one step, a bfloat16 number."""
+    codes = (weight / step).round().to(torch.int8).contiguous()
+    base = step.reshape(1, 1).bfloat16()
+    return Uniform(weight.shape, weight.dtype, None, 8, codes, base.float(), None, 0, base=base)
+
+
+def _parts(flat: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Of what `small` gives: the tensors, the steps, what the optimizer moved; by the weights' names."""
+    plain = {name: tensor for name, tensor in flat.items() if "|" not in name}
+    steps, stored = (
+        {name.removesuffix(end): tensor for name, tensor in flat.items() if name.endswith(end)}
+        for end in (STEPS, STORED)
+    )
+    return plain, steps, stored
+
+
+def opened(study: Study, compressed: CompressedModel) -> tuple[int, nn.Module]:
+    """The size of the whole file on disk, and the network of the original class with what it gives back."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.tsr"
+        tersor.save(compressed, path, threads=1)
+        model = study.build()
+        model.load_state_dict(tersor.load(path))
+        return path.stat().st_size, model.eval()
+
+
+def measure(study: Study, seeds: Sequence[int], data: Split) -> dict[str, Any]:
+    """Bytes and accuracies over seeds, of each goal and of the float network it is held against."""
+    plan = [study.settings(), len(data.train[1])]
+    journal, folder = Journal("rate_aware_cifar", plan), work_folder("rate_aware_cifar", plan)
+    rows = [row for seed in seeds for row in _rows(study, seed, data, journal, folder)]
+    return {
+        "network": study.name,
+        "seeds": list(seeds),
+        "settings": study.settings(),
+        "original_bytes": study.original_bytes,
+        "start_test": accuracy(study.start(data.train), data.test),
+        "goals": [_reached(study, goal, [row for row in rows if row["times"] == goal.times]) for goal in study.goals],
+        "rows": rows,
+    }
+
+
+def _rows(study: Study, seed: int, data: Split, journal: Journal, folder: Path) -> list[dict[str, Any]]:
+    """Bytes of the file and accuracies in percent, for each goal."""
+    rows = []
+    reference = copy.deepcopy(study.start(data.train))
+    balanced(reference.eval(), data.train[0][:100])
+    origin: Mapping[str, Tensor] = reference.state_dict()
+    for goal in study.goals:
+        key = f"{study.name} {seed} {goal.times:g}"
+        reference = _float(study, reference, data.train, seed, journal, key, folder)
+        state = folder / f"{key} state"
+        work = functools.partial(small, study, goal, origin, copy.deepcopy(reference), data.train, seed, state)
+        origin = journal.tensors(key, work)
+        size, model = opened(study, fitting(study, goal, origin, data.train[0][:500]))
+        networks = {"": model, "float_": reference}
+        parts = {"validation": data.validation, "test": data.test}
+        found = {f"{kind}{part}": accuracy(m, parts[part]) for kind, m in networks.items() for part in parts}
+        rows.append({"seed": seed, "times": goal.times, "bytes": size, **found})
+        print(f"  {key}: {rows[-1]}", flush=True)
+    return rows
+
+
+def _float(
+    study: Study, start: nn.Module, data: Images, seed: int, journal: Journal, key: str, folder: Path
+) -> nn.Module:
+    """The float network trained on for as long as a goal takes."""
+
+    def work(model: nn.Module) -> None:
+        model.load_state_dict(start.state_dict())
+        model.to(memory_format=torch.channels_last)
+        train(model, [], data, study.plan, seed, state=folder / f"{key} float state", settle=True)
+
+    return journal.network(f"{key} float", study.build(), work).to(memory_format=torch.contiguous_format).eval()
+
+
+def _reached(study: Study, goal: Goal, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A goal with what was found over seeds; accuracies in percent."""
+    lost = summary([row["float_test"] - row["test"] for row in rows])
+    times = [study.original_bytes / row["bytes"] for row in rows]
+    columns = {name: summary([row[name] for row in rows]) for name in ("bytes", "test", "float_test")}
+    met = min(times) >= goal.times and lost["mean"] <= goal.points
+    return {**dataclasses.asdict(goal), **columns, "reached": summary(times), "lost": lost, "met": met}
+
+
+def show(result: dict[str, Any]) -> None:
+    """As plain text."""
+    print(f"\n{result['network']}, {result['original_bytes']:,} bytes, {len(result['seeds'])} seeds")
+    for goal in result["goals"]:
+        size, times, test, wanted, lost = (goal[k] for k in ("bytes", "reached", "test", "float_test", "lost"))
+        print(
+            f"{goal['times']:>5g}x {size['mean']:10,.0f} bytes {times['mean']:6.1f}x  {test['mean']:5.2f} % of "
+            f"{wanted['mean']:5.2f} %: lost {lost['mean']:5.2f} ± {lost['std']:4.2f} points, allowed "
+            f"{goal['points']:g}  {'met' if goal['met'] else 'missed'}"
+        )
+
+
+class Tiny(nn.Module):
+    """Two convolutions with batch norms, for short runs. Images (N, 1, 28, 28) -> logits (N, 10)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.Conv2d(16, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+        )  # fmt: skip
+        self.linear = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.features(x).mean((2, 3)))
+
+
+def tiny(data: Images) -> nn.Module:
+    """Trained for a few epochs."""
+    model = seeded(Tiny, 0)
+    train(model, [], data, Plan(4, 1e-2, 32), 0)
+    return model
+
+
+SHORT = Study("Tiny", Tiny, tiny, (Goal(6, 30), Goal(8, 40)), Plan(2, 5e-3, 16), multiplier=1e-5, rest=500)
+
+
+def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    parser = argparse.ArgumentParser(description="ResNet-20 and VGG-16 in small files")
+    parser.add_argument("--short", action="store_true", help="digits of scikit-learn, seconds")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    parser.add_argument("networks", nargs="*", help="ResNet-20, VGG-16; both if none is named")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    if options.short:
+        result = measure(SHORT, SEEDS[:1], digits())
+        show(result)
+        return [result]
+    test = cifar10_test()
+    if test is None:
+        raise SystemExit("CIFAR-10 was not found below TERSOR_DATA; --short needs no data")
+    data = Split(*divided(cifar10_train(range(50_000)), VALIDATION), test)
+    results = []
+    for study in STUDIES:
+        if not options.networks or study.name in options.networks:
+            results.append(measure(study, SEEDS[: options.seeds], data))
+            show(results[-1])
+    write_results("rate_aware_cifar", {"results": results}, "examples")
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The multiplier of rate-aware training, moved while the network trains, so that one training ends at a size.
+
+    e_k = ln(S_k / S*(t_k)),    ln p_k = K_P e_k + K_I (e_1 + ... + e_k)
+
+S_k are the bytes that the trained weights would take in a file now, S*(t) those that they should, and p the pressure,
+a factor of the multiplier. A proportional-integral controller (Astrom & Hagglund 2006, Advanced PID Control, chapter 3)
+in logarithms, since sizes fall about as a power of the multiplier. On its way from the first size S_0 to the goal B,
+
+    S*(t) = S_0 (B / S_0)^min(t / a, 1)
+
+falls by the same share in each step until the share a of the training is over, and stays there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+from tersor.container.writer import Entry, file_bytes
+from tersor.errors import UsageError
+from tersor.sessions.plan import plain_name
+from tersor.shrinking.holding import Mask
+from tersor.simulation.rate import RateSimulation
+
+_PROPORTIONAL, _INTEGRAL = 6.0, 0.8
+"""K_P and K_I, for some 50 measurements a training: sizes follow the multiplier within two to ten of them, to its power
+of -0.8, and not at all as long as it is too low to matter."""
+
+_MOST = math.log(1000.0)
+"""Of |ln p|, and of what the integral adds to it: a size that does not answer must not wind it up."""
+
+
+def wanted_bytes(first: float, goal: float, part: float, arrives: float) -> float:
+    """S*(t) in bytes, for the share t = `part` of a training, and a = `arrives`; the goal from there on."""
+    return first * (goal / first) ** (1.0 if arrives == 0 else min(part / arrives, 1.0))
+
+
+def steered(size: float, wanted: float, total: float) -> tuple[float, float]:
+    """(ln p, the sum of errors): the controller's equation. total: the sum of the errors before."""
+    error = math.log(max(size, 1.0) / wanted)
+    limit = _MOST / _INTEGRAL
+    total = min(max(total + error, -limit), limit)
+    return min(max(_PROPORTIONAL * error + _INTEGRAL * total, -_MOST), _MOST), total
+
+
+@torch.no_grad()
+def rate_bytes(model: nn.Module) -> int:
+    """The size of a `.tsr` file of all that `model` trains rate-aware, as it stands now, and of nothing else."""
+    entries = []
+    for name, chain, simulation in _trained(model):
+        mask = next((part.mask for part in chain if isinstance(part, Mask)), None)
+        stored = chain.original
+        assert isinstance(stored, Tensor)
+        entries.append(Entry(plain_name(f"{name}.original"), simulation.compressed(stored.detach(), mask)))
+    return file_bytes(entries)
+
+
+class SizeControl:
+    """Leads a network in a session to a size: call `step` after each `session.step`.
+
+        control = SizeControl(model, max_bytes=43_000, steps=1500)
+        for batch in batches:
+            ...; session.step(); control.step(session.done)
+
+    model:     holds weights that train by `RateAware`; their multipliers are where it starts from.
+    max_bytes: of the file of these weights alone (`rate_bytes`). The training ends a little below or above it, within a
+               few percent: leave room for other tensors, and a margin.
+    steps:     of the training. every: steps between measurements, each of which codes all weights; None for a 50th of
+               the training. arrives: the share of it in which the size is reached; before zeros settle, best.
+    Mutable: `size` is the last measured, `pressure` the factor in force.
+    UsageError for numbers out of range, or a model without such weights.
+    """
+
+    def __init__(
+        self, model: nn.Module, max_bytes: int, steps: int, *, every: int | None = None, arrives: float = 0.7
+    ) -> None:
+        every = max(steps // 50, 1) if every is None else every
+        if max_bytes < 1 or steps < 1 or every < 1 or not 0.0 <= arrives <= 1.0:
+            raise UsageError(
+                "max_bytes, steps and every must be positive, and arrives lie in [0, 1], "
+                f"got {max_bytes}, {steps}, {every} and {arrives}"
+            )
+        if not any(True for _ in _trained(model)):
+            raise UsageError(
+                "the model has no weights that train rate-aware: call tersor.prepare before, with RateAware"
+            )
+        self.model, self.max_bytes, self.steps = model, max_bytes, steps
+        self.every, self.arrives = every, arrives
+        self.first = self.size = rate_bytes(model)
+        self.pressure = 1.0
+        self._total = 0.0
+
+    def step(self, done: int) -> None:
+        """Measures and sets the pressure, where it is time to. done: optimizer steps so far."""
+        if done % self.every:
+            return
+        self.size = rate_bytes(self.model)
+        wanted = wanted_bytes(self.first, self.max_bytes, done / self.steps, self.arrives)
+        logarithm, self._total = steered(self.size, wanted, self._total)
+        self.pressure = math.exp(logarithm)
+        for _, _, simulation in _trained(self.model):
+            simulation.pressure.fill_(self.pressure)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers; the pressure in force is in the network's own state, too."""
+        return {"first": self.first, "size": self.size, "pressure": self.pressure, "total": self._total}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.first, self.size = state["first"], state["size"]
+        self.pressure, self._total = state["pressure"], state["total"]
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, ParametrizationList, RateSimulation]]:
+    """(name, parametrizations, the simulation) of each weight that trains rate-aware, in the model's order."""
+    for name, module in model.named_modules():
+        if isinstance(module, ParametrizationList) and isinstance(module[0], RateSimulation):
+            yield name, module, module[0]

@@ -1,0 +1,149 @@
+"""The example runs as it stands, at small size; its helpers change no network's function."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.sources import ResNetCifar
+from benchmarks.training import Split, seeded
+from examples import rate_aware_cifar
+from examples.rate_aware_cifar import (
+    STEPS,
+    STUDIES,
+    Goal,
+    Study,
+    Tiny,
+    balanced,
+    factors_and_shifts,
+    opened,
+    packed,
+    rules,
+    trimmed,
+)
+from tersor.simulation import RateAware
+
+
+@pytest.fixture
+def few_digits(monkeypatch, tmp_path):
+    monkeypatch.setenv("TERSOR_WORK", str(tmp_path))
+    images = torch.randn(192, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    part = images, images[:, 0, 10:18, 10:18].sum((1, 2)).gt(0).long()
+    monkeypatch.setattr(rate_aware_cifar, "digits", lambda: Split(part, part, part))
+    return tmp_path
+
+
+def test_short_run(few_digits, capsys):
+    (result,) = rate_aware_cifar.main(["--short"])
+    assert [goal["times"] for goal in result["goals"]] == [6, 8]
+    for goal in result["goals"]:
+        assert goal["met"] and goal["bytes"]["mean"] * goal["times"] <= result["original_bytes"]
+        assert goal["lost"]["mean"] == pytest.approx(goal["float_test"]["mean"] - goal["test"]["mean"])
+    assert result["original_bytes"] == 4 * sum(p.numel() for p in Tiny().parameters())
+    assert "Tiny" in capsys.readouterr().out
+    kept = sorted(path.name for path in few_digits.rglob("*.safetensors"))
+    assert len(kept) == 4 and not list(few_digits.rglob("*state"))
+    assert rate_aware_cifar.main(["--short"]) == [result]  # from what was kept
+    assert sorted(path.name for path in few_digits.rglob("*.safetensors")) == kept
+
+
+def test_goals_are_those_to_be_reached():
+    goals = {study.name: [(goal.times, goal.points) for goal in study.goals] for study in STUDIES}
+    assert goals == {"ResNet-20": [(25, 0.5)], "VGG-16": [(120, 0.5), (250, 1.5)]}
+    assert [study.original_bytes for study in STUDIES] == [1_078_888, 14_739_368]
+
+
+def worked():
+    """A small residual network whose batch norms have seen something, and pictures."""
+    model = seeded(lambda: ResNetCifar(1), 0)
+    images = torch.randn(40, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(-1.0, 2.0, generator=torch.Generator().manual_seed(2))
+                module.bias.normal_(generator=torch.Generator().manual_seed(3))
+        for _ in range(3):
+            model.train()(images)
+    return model.eval(), images
+
+
+@pytest.mark.parametrize("change", [balanced, lambda model, _: factors_and_shifts(model)])
+def test_function_stays(change):
+    model, images = worked()
+    with torch.no_grad():
+        before = model(images)
+        change(model, images)
+        torch.testing.assert_close(model(images), before, rtol=1e-3, atol=1e-3)
+
+
+def test_weights_are_of_one_size_and_norms_plain():
+    model, images = worked()
+    balanced(model, images)
+    factors_and_shifts(model)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            assert float(module.weight.detach().square().mean().sqrt()) == pytest.approx(
+                rate_aware_cifar.SIZE, rel=1e-4
+            )
+        if isinstance(module, nn.BatchNorm2d):
+            assert not module.running_mean.any() and torch.all(module.running_var + module.eps == 1.0)
+
+
+def test_channels_in_which_nothing_varies_get_no_factor():
+    model = Tiny().eval()
+    norm = model.features[1]
+    with torch.no_grad():
+        model.features[0].weight[3] = 0.0
+        norm.running_var[3] = 1e-12
+        norm.bias[3] = 0.5
+    images = torch.randn(4, 1, 28, 28)
+    before = model(images).detach()
+    factors_and_shifts(model)
+    assert norm.weight[3] == 0.0 and norm.bias[3] == 0.5
+    torch.testing.assert_close(model(images).detach(), before, rtol=1e-4, atol=1e-5)
+
+
+def test_the_file_gives_the_network_back():
+    """Weights on grids come back as they were, in another order of channels; the network computes about the same."""
+    study = Study(
+        "small", lambda: ResNetCifar(1), lambda _: None, (Goal(2, 1),), STUDIES[0].plan, 1e-7, 0, vectors=1e-9
+    )
+    model, images = worked()
+    steps = {}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                steps[name + STEPS] = (0.5 * parameter.square().mean().sqrt()).bfloat16().float()
+                parameter.copy_((parameter / steps[name + STEPS]).round() * steps[name + STEPS])
+        model.layer1[0].conv1.weight[5] = 0.0
+    flat = {**model.state_dict(), **steps}
+    size, again = opened(study, packed(study, flat, images))
+    with torch.no_grad():
+        wanted, found = model(images), again(images)
+    assert float((wanted - found).square().mean() / wanted.var()) < 1e-3
+    name = "layer3.0.conv2.weight"
+    assert torch.equal(*(network.get_parameter(name).detach().reshape(-1).sort().values for network in (model, again)))
+    coarse, _ = opened(study, packed(dataclasses.replace(study, vectors=1e-5), flat, images))
+    assert size < study.original_bytes / 8 and coarse <= size
+
+
+def test_weights_nearest_to_zero_go_first():
+    stored = torch.tensor([[0.2, 0.6, -0.7, 2.2], [1.1, -0.55, 0.1, 0.9]])
+    flat = {"w": stored.round() * 0.5, "w|stored": stored * 0.5, "w|step": torch.tensor(0.5), "b": torch.ones(2)}
+    found = trimmed(flat, 1 / 3)  # two of the six that are not zero
+    assert torch.equal(found["w"], torch.tensor([[0.0, 0.0, -0.5, 1.0], [0.5, 0.0, 0.0, 0.5]]))
+    assert torch.equal(found["b"], flat["b"]) and torch.equal(flat["w"], stored.round() * 0.5)
+
+
+def test_rules_start_from_the_steps_that_weights_have():
+    model = Tiny()
+    steps = {"features.0.weight": 0.125}
+    found = {rule.match: rule.train for rule in rules(model, steps, 1e-6)}
+    assert all(isinstance(config, RateAware) and config.multiplier == 1e-6 for config in found.values())
+    weight = model.features[0].weight.detach()
+    simulation = found["features.0.weight"].simulate(weight, next(iter(rules(model, steps, 1e-6))).representation, None)
+    assert float(simulation.step().detach()) == 0.125
+    assert found["linear.weight"].start == 1.0
