@@ -55,6 +55,14 @@ def test_exact_names_reach_vectors_but_never_integers():
 def test_a_pattern_that_matches_nothing_is_an_error_with_a_hint():
     with pytest.raises(UsageError, match=r"'clasifier.weight' matches none of the 5 tensors; did you mean classifier"):
         Recipe([Rule("clasifier.weight", Quantize())]).plan(KEYS)
+    with pytest.raises(UsageError, match=r"'featurs\.\*' matches none of the 5 tensors; did you mean features\.\*"):
+        Recipe([Rule("featurs.*", Quantize())]).plan(KEYS)
+    with pytest.raises(UsageError, match=r"'classifier' matches none.*did you mean classifier\.\*"):
+        Recipe([Rule("classifier", Quantize())]).plan(KEYS)
+    with pytest.raises(
+        UsageError, match=r"'zzz' matches none of the 5 tensors; .* whole names, such as features\.0\.weight"
+    ):
+        Recipe([Rule("zzz", Quantize())]).plan(KEYS)
 
 
 @pytest.mark.parametrize("suffix", ["yaml", "json"])

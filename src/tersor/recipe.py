@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 
-from tersor.errors import InputError, MissingExtraError, UsageError
+from tersor.errors import InputError, MissingExtraError, UsageError, did_you_mean
 from tersor.layers import matrix_shape
 from tersor.options import Options
 from tersor.pruning import Prune, PruneBlocks, PruneChannels, Regrow, Schedule
@@ -318,11 +318,11 @@ def _parse(text: str, name: str) -> Any:
 
 def check_patterns(patterns: Iterable[str], names: Sequence[str]) -> None:
     """UsageError, with what is near, for the first pattern other than "*" that matches none of the tensors' names."""
-    from difflib import get_close_matches
-
     for pattern in patterns:
         if pattern == "*" or any(fnmatchcase(name, pattern) for name in names):
             continue
-        near = get_close_matches(pattern, names, n=3, cutoff=0.5)
-        hint = f"; did you mean {', '.join(near)}?" if near else "; `tersor inspect` lists the names of a .tsr file"
+        modules = (f"{name[:end]}.*" for name in names for end, letter in enumerate(name) if letter == ".")
+        hint = did_you_mean(pattern, [*names, *modules])
+        if names and not hint:
+            hint = f"; patterns are of tensors' whole names, such as {names[0]}"
         raise UsageError(f"the pattern {pattern!r} matches none of the {len(names)} tensors{hint}")

@@ -62,7 +62,7 @@ def prune(
         pruned in one shot; make optimizers after everything else.
     seed:   of the calibration's random projections.
 
-    Where less is pruned than asked for (a layer keeps one unit at least), a TersorWarning says so. Raises UsageError
+    Where less is pruned than asked for (a layer keeps one unit at least), one TersorWarning says so of all layers. Raises UsageError
     for contradicting options, patterns that match nothing and criteria without what they need; CalibrationError where
     inputs, `evaluate` or `fine_tune` fail; StructureError, naming group and operation, where a network cannot be
     followed or a removal does not give the masked network; MismatchError as `hold`. Messages name the layer.
@@ -88,7 +88,7 @@ def prune(
         prune_layer_by_layer(run, schedule)
     else:
         prune_at_once(run)
-    for note in run.notes:
+    for note in run.told():
         warnings.warn(note, TersorWarning, stacklevel=2)
     return _result(run, blocks_between(model, run.model), adopt(model, run.model) if inplace else run.model)
 
@@ -106,7 +106,7 @@ def _result(run: Run, blocks: tuple[str, ...], model: nn.Module) -> Pruned:
         run.reference,
         run.metric,
         tuple(run.rounds),
-        tuple(run.notes),
+        run.told(),
     )
 
 
