@@ -107,8 +107,13 @@ class Rule:
             raise UsageError(f"the rule for {self.match!r} does nothing; give it a representation or prune")
         for field, (base, fault) in _FIELDS.items():
             value = getattr(self, field)
-            if value is not None and not isinstance(value, base):
-                raise UsageError(f"the rule for {self.match!r}: {field}={value!r} {fault}")
+            if value is None or isinstance(value, base):
+                continue
+            for other, many in _PLURALS.items():
+                first = getattr(self, other)
+                if first is not None and isinstance(value, _FIELDS[other][0]):
+                    raise UsageError(f"the rule for {self.match!r} sets two {many}, {first} and {value}; keep one")
+            raise UsageError(f"the rule for {self.match!r}: {field}={value!r} {fault}")
         if (self.schedule is not None or self.regrow is not None) and self.prune is None:
             raise UsageError(
                 f"the rule for {self.match!r}: schedule and regrow go with prune; give it Prune(density=...)"
@@ -182,7 +187,9 @@ class Rule:
                 raise UsageError(f"the rule for {match!r}: unknown key {key!r}; known are {listed}")
             field, config = known[key]
             if field in found:
-                raise UsageError(f"the rule for {match!r} sets two {_PLURALS[field]}; keep one")
+                raise UsageError(
+                    f"the rule for {match!r} sets two {_PLURALS[field]}, {found[field].name!r} and {key!r}; keep one"
+                )
             found[field] = config.from_dict(options)
         patterns = match if isinstance(match, str) else tuple(match)
         return cls(patterns, shared=data.get("shared", False) is True, max_row=data.get("max_row"), **found)

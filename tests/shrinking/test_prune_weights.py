@@ -36,6 +36,11 @@ def tune(model):
         optimizer.step()
 
 
+def labelled(model, batch):
+    inputs, labels = batch
+    return (model(inputs) - labels).square().mean()
+
+
 def counts(found):
     return {name: int(mask.sum()) for name, mask in found.masks.items()}
 
@@ -286,6 +291,14 @@ def test_latency_on_request():
         ({"fine_tune": lambda _: build()}, UsageError, "another network"),
         ({"example_inputs": 3}, UsageError, "example_inputs"),
         ({"example_inputs": torch.randn(1, 5)}, CalibrationError, "example inputs.*RuntimeError"),
+        ({"calibration": [X[:, :5]]}, CalibrationError, "^calibration: batch 0, .*RuntimeError"),
+        ({"calibration": [(X, Y)]}, CalibrationError, "^calibration: batch 0, .*TypeError.*leave labels out"),
+        ({"calibration": [X, "x"]}, UsageError, "^calibration: batch 1 is str"),
+        (
+            {"config": Prune(density=0.5, criterion="taylor"), "calibration": [(X, Y), X], "loss": labelled},
+            CalibrationError,
+            r"^calibration: batch 1, torch\.float32 \(\d+, 8\): the loss raised .*\(inputs, labels\)",
+        ),
     ],
 )
 def test_bad_arguments(options, error, message):

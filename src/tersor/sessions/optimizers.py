@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from tersor.errors import UsageError
+from tersor.errors import ResumeError, UsageError
 from tersor.sessions.processes import average, count
 
 _KEY = "tersor_rate"
@@ -63,3 +63,41 @@ class OwnParameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         average([parameter.grad for parameter in whole if parameter.grad is not None])
+
+
+def optimizer_state(own: OwnParameters | None) -> dict[str, Any] | None:
+    """What is saved of a session's optimizer: the name of its class, and its state."""
+    return None if own is None else {"name": type(own.optimizer).__name__, "state": own.optimizer.state_dict()}
+
+
+def check_optimizer(saved: Mapping[str, Any] | None, own: OwnParameters | None) -> None:
+    """ResumeError, naming both optimizers, unless `saved` is of one of the same class, groups and numbers of
+    parameters. Those that simulations bring come and go, so that only the rates of their groups count."""
+    there = None if saved is None else (saved["name"], saved["state"]["param_groups"])
+    here = None if own is None else (type(own.optimizer).__name__, own.optimizer.param_groups)
+    if _compared(there) != _compared(here):
+        raise ResumeError(
+            f"the state was saved with {_described(there)}, but this session has {_described(here)}; make the same "
+            "optimizer with the same groups of parameters before prepare"
+        )
+
+
+_Named = tuple[str, list[dict[str, Any]]]
+"""The name of an optimizer's class, and its groups."""
+
+
+def _compared(optimizer: _Named | None) -> tuple[Any, ...] | None:
+    if optimizer is None:
+        return None
+    name, groups = optimizer
+    return name, [(group.get(_KEY), len(group["params"]) if _KEY not in group else None) for group in groups]
+
+
+def _described(optimizer: _Named | None) -> str:
+    if optimizer is None:
+        return "no optimizer"
+    name, groups = optimizer
+    sizes = [str(len(group["params"])) for group in groups if _KEY not in group]
+    rates = [f"{group[_KEY]:g}" for group in groups if _KEY in group]
+    own = f" and, for simulations, groups of rates {', '.join(rates)}" if rates else ""
+    return f"{name} of {' + '.join(sizes)} parameters{own}"

@@ -6,10 +6,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tersor.calibration import batchnorm
 from tersor.calibration.copying import copied
+from tersor.calibration.guard import untouched
 from tersor.errors import UsageError
 from tersor.pruning import Prune, PruneBlocks, PruneChannels
 from tersor.recipe import Recipe, TensorKey
@@ -17,7 +19,7 @@ from tersor.shrinking.blocks import Residual, residual, without_blocks
 from tersor.shrinking.channels import score_groups
 from tersor.shrinking.compensation import compensate
 from tersor.shrinking.holding import hold, masks_of, release, write
-from tersor.shrinking.losses import Loss, unlabelled
+from tersor.shrinking.losses import Loss, answer, unlabelled
 from tersor.shrinking.matching import Removal, Step, tensor_keys, weight_plan
 from tersor.shrinking.removal import Origin, Removed, follow, origin_of, remove_channels, units_before
 from tersor.shrinking.weights import Data, input_statistics, reconstructed, weight_evidence, weight_masks
@@ -235,15 +237,18 @@ def adopt(model: nn.Module, found: nn.Module) -> nn.Module:
 
 
 def arguments(
-    example_inputs: Any, samples: Sequence[Any] | None, loss: Loss | None
+    model: nn.Module, example_inputs: Any, samples: Sequence[Any] | None, loss: Loss | None
 ) -> tuple[tuple[Any, ...] | None, dict[str, Any] | None]:
     """(args, kwargs) of one call; by default of the first sample; (None, None) where there is none, either.
 
-    UsageError for inputs of another kind.
+    UsageError for inputs of another kind; CalibrationError where the model, which is handed back as it came, rejects
+    the first sample.
     """
     batch = example_inputs
     if batch is None and samples is not None:
         batch = samples[0] if loss is None else unlabelled(samples[0])
+        with torch.no_grad(), untouched(model, 0):
+            answer(model, batch, 0)
     if batch is None:
         return None, None
     if isinstance(batch, Tensor):
