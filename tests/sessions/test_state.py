@@ -263,7 +263,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", type(sys)("tensorboard"))
     sys.modules["torch.utils.tensorboard"].SummaryWriter = Writer
     session = prepared(log=Log(tensorboard=tmp_path, every=4))
-    train(session, 4)
+    train(session, 7)
     session.finalize()
     assert ("loss", 4) in written and ("density", 4) in written and written[-1] == ("closed", str(tmp_path))
 

@@ -71,33 +71,22 @@ def optimizer_state(own: OwnParameters | None) -> dict[str, Any] | None:
 
 
 def check_optimizer(saved: Mapping[str, Any] | None, own: OwnParameters | None) -> None:
-    """ResumeError, naming both optimizers, unless `saved` is of one of the same class, groups and numbers of
-    parameters. Those that simulations bring come and go, so that only the rates of their groups count."""
-    there = None if saved is None else (saved["name"], saved["state"]["param_groups"])
-    here = None if own is None else (type(own.optimizer).__name__, own.optimizer.param_groups)
-    if _compared(there) != _compared(here):
+    """ResumeError, naming both, unless `saved` (`optimizer_state`) is of an optimizer of the same class, groups and
+    numbers of parameters. What simulations bring comes and goes: the rates of their groups alone count."""
+    there, here = _described(saved), _described(optimizer_state(own))
+    if there != here:
         raise ResumeError(
-            f"the state was saved with {_described(there)}, but this session has {_described(here)}; make the same "
-            "optimizer with the same groups of parameters before prepare"
+            f"the state was saved with {there}, but this session has {here}; make the same optimizer with the same "
+            "groups of parameters before prepare"
         )
 
 
-_Named = tuple[str, list[dict[str, Any]]]
-"""The name of an optimizer's class, and its groups."""
-
-
-def _compared(optimizer: _Named | None) -> tuple[Any, ...] | None:
-    if optimizer is None:
-        return None
-    name, groups = optimizer
-    return name, [(group.get(_KEY), len(group["params"]) if _KEY not in group else None) for group in groups]
-
-
-def _described(optimizer: _Named | None) -> str:
-    if optimizer is None:
+def _described(saved: Mapping[str, Any] | None) -> str:
+    if saved is None:
         return "no optimizer"
-    name, groups = optimizer
-    sizes = [str(len(group["params"])) for group in groups if _KEY not in group]
-    rates = [f"{group[_KEY]:g}" for group in groups if _KEY in group]
-    own = f" and, for simulations, groups of rates {', '.join(rates)}" if rates else ""
-    return f"{name} of {' + '.join(sizes)} parameters{own}"
+    groups = saved["state"]["param_groups"]
+    sizes = " + ".join(str(len(group["params"])) for group in groups if _KEY not in group)
+    rates = ", ".join(f"{group[_KEY]:g}" for group in groups if _KEY in group)
+    return f"{saved['name']} of {sizes} parameters" + (
+        f" and, for simulations, groups of rates {rates}" if rates else ""
+    )

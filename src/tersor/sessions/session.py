@@ -328,12 +328,14 @@ class Session:
 
     def _check_trained(self) -> None:
         """UsageError, naming them, where parts have parameters to train, but there is no optimizer for them."""
+        if self._own is not None:
+            return
         parts = {part.planned.name: part.simulation for part in self._simulated} | self.quantizers
         if isinstance(self._distillation, nn.Module):
             parts["distillation"] = self._distillation
-        own = [name for name, part in parts.items() if any(p.requires_grad for p in part.parameters())]
-        if self._own is None and own:
-            shown = shortlist(f"{name} ({type(parts[name]).__name__})" for name in own)
+        own = {name: part for name, part in parts.items() if any(p.requires_grad for p in part.parameters())}
+        if own:
+            shown = shortlist(f"{name} ({type(part).__name__})" for name, part in own.items())
             raise UsageError(
                 f"nobody trains the parameters that come with {shown}: give tersor.prepare the optimizer, or call "
                 "session.join(optimizer) before the first step"

@@ -21,7 +21,7 @@ def unfinished(recipe: Recipe, plan: Plan, steps: int) -> list[str]:
         if (prune, schedule) in asked:
             density = schedule.density(steps, prune.density)
             found.append(
-                f"the rule for {rule.match!r} prunes until step {schedule.last}, and keeps {density:.4g} by then "
+                f"the rule for {rule.match!r} prunes until step {schedule.last} and keeps {density:.4g} by then "
                 f"instead of {prune.density:.4g}"
             )
     return found
