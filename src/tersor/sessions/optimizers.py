@@ -87,6 +87,5 @@ def _described(saved: Mapping[str, Any] | None) -> str:
     groups = saved["state"]["param_groups"]
     sizes = " + ".join(str(len(group["params"])) for group in groups if _KEY not in group)
     rates = ", ".join(f"{group[_KEY]:g}" for group in groups if _KEY in group)
-    return f"{saved['name']} of {sizes} parameters" + (
-        f" and, for simulations, groups of rates {rates}" if rates else ""
-    )
+    simulations = f" and, for simulations, groups of rates {rates}" if rates else ""
+    return f"{saved['name']} of {sizes} parameters{simulations}"

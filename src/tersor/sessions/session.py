@@ -330,7 +330,8 @@ class Session:
         """UsageError, naming them, where parts have parameters to train, but there is no optimizer for them."""
         if self._own is not None:
             return
-        parts = {part.planned.name: part.simulation for part in self._simulated} | self.quantizers
+        parts: dict[str, nn.Module] = {part.planned.name: part.simulation for part in self._simulated}
+        parts |= self.quantizers
         if isinstance(self._distillation, nn.Module):
             parts["distillation"] = self._distillation
         own = {name: part for name, part in parts.items() if any(p.requires_grad for p in part.parameters())}
