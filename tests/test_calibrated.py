@@ -207,7 +207,7 @@ def test_a_model_without_weights_is_refused() -> None:
 
 
 def test_samples_of_the_wrong_shape_are_named(net: Net) -> None:
-    with pytest.raises(CalibrationError, match="sample 0"):
+    with pytest.raises(CalibrationError, match="batch 0"):
         tersor.compress(net, calibration=[torch.zeros(2, 4, 8, 8)], bits=4)
 
 
@@ -215,7 +215,7 @@ def test_inf_in_samples_names_the_layer_and_nan_the_sample(net: Net) -> None:
     x = torch.zeros(2, 3, 8, 8)
     with pytest.raises(CalibrationError, match=r"stem\.weight"):
         tersor.compress(net, calibration=[x + float("inf")], bits=4, options=Calibrate(fold=False))
-    with pytest.raises(CalibrationError, match=r"sample 1, .*holds NaN"):
+    with pytest.raises(CalibrationError, match=r"batch 1, .*holds NaN"):
         tersor.compress(net, calibration=[x, x + float("nan")], bits=4)
 
 

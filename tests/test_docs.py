@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from tersor import Recipe
+from tersor.quantization import REPRESENTATIONS
+from tersor.simulation import ACTIVATIONS, DEFAULTS, TRAININGS
 
 ROOT = Path(__file__).parent.parent
 
@@ -76,6 +78,24 @@ def test_recipes(folder, page):
     for block in blocks(page, "yaml"):
         (folder / "recipe.yaml").write_text(block)
         assert Recipe.load(folder / "recipe.yaml").rules
+
+
+def test_the_table_of_trainings_is_that_of_the_registry():
+    text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\*\*)?`(\w+)`(?:\*\*)? \| `(\w+)` \| `?(\w+)`? \| (yes|no) \|$", text, re.MULTILINE)
+    assert {key: name for _, name, key, _, _ in rows} == {
+        key: kind.__name__ for key, kind in {**TRAININGS, **ACTIVATIONS}.items()
+    }
+    weight = torch.linspace(-1, 1, 32).reshape(4, 8)
+    for default, _, key, of, own in rows:
+        if key in ACTIVATIONS:
+            part, is_default = ACTIVATIONS[key]().simulate(torch.nn.Linear(8, 4)), False
+        else:
+            kind = REPRESENTATIONS[of]
+            options = {"granularity": "tensor"} if key == "rate_aware" else {"bits": 2} if of == "palettize" else {}
+            part, is_default = TRAININGS[key]().simulate(weight, kind(**options), None), DEFAULTS[kind].name == key
+        assert any(p.requires_grad for p in part.parameters()) == (own == "yes"), key
+        assert bool(default) == is_default, key
 
 
 def test_tutorial(folder):

@@ -1,9 +1,13 @@
+import copy
+import inspect
 import json
+import pickle
+from dataclasses import replace
 
 import pytest
 
 from tersor.errors import UsageError
-from tersor.pruning import Prune
+from tersor.pruning import Prune, PruneChannels
 from tersor.quantization import (
     REPRESENTATIONS,
     Binarize,
@@ -76,6 +80,12 @@ def test_every_representation_is_registered_under_its_name():
         (lambda: Prune(density=0.5, scope="model"), ["scope", "channel"]),
         (lambda: Quantize.from_dict({"name": "binary"}), ["uniform", "'binary'"]),
         (lambda: Quantize.from_dict({"bit": 8}), ["'bit'", "bits, symmetric"]),
+        (lambda: Quantize(bit=8), ["uniform", "'bit'", "bits, symmetric"]),
+        (lambda: Quantize.from_dict({8: "bits"}), ["unknown option 8"]),
+        (lambda: Prune(sparsity=0.5), ["prune", "'sparsity'", "density=1 - sparsity"]),
+        (lambda: Prune.from_dict({"amount": 0.5}), ["'amount'", "density=1 - amount"]),
+        (lambda: PruneChannels(density=0.5), ["prune_channels", "'density'", "ratio=1 - density"]),
+        (lambda: replace(Prune(density=0.5), sparsity=0.5), ["density=1 - sparsity"]),
     ],
 )
 def test_wrong_options_are_named(make, parts):
@@ -83,6 +93,12 @@ def test_wrong_options_are_named(make, parts):
         make()
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_checked_names_leave_configs_what_they_were():
+    config = Prune(0.25, scope="channel")
+    assert copy.deepcopy(config) == pickle.loads(pickle.dumps(config)) == replace(config) == config
+    assert list(inspect.signature(Prune).parameters)[:2] == ["density", "threshold"]
 
 
 def test_configs_are_frozen():

@@ -55,6 +55,14 @@ def test_exact_names_reach_vectors_but_never_integers():
 def test_a_pattern_that_matches_nothing_is_an_error_with_a_hint():
     with pytest.raises(UsageError, match=r"'clasifier.weight' matches none of the 5 tensors; did you mean classifier"):
         Recipe([Rule("clasifier.weight", Quantize())]).plan(KEYS)
+    with pytest.raises(UsageError, match=r"'featurs\.\*' matches none of the 5 tensors; did you mean features\.\*"):
+        Recipe([Rule("featurs.*", Quantize())]).plan(KEYS)
+    with pytest.raises(UsageError, match=r"'classifier' matches none.*did you mean classifier\.\*"):
+        Recipe([Rule("classifier", Quantize())]).plan(KEYS)
+    with pytest.raises(
+        UsageError, match=r"'zzz' matches none of the 5 tensors; .* whole names, such as features\.0\.weight"
+    ):
+        Recipe([Rule("zzz", Quantize())]).plan(KEYS)
 
 
 @pytest.mark.parametrize("suffix", ["yaml", "json"])
@@ -132,8 +140,13 @@ def test_training_in_the_wrong_place_is_a_usage_error(rule, says):
 
 def test_two_trainings_in_a_rule_are_refused(toys, monkeypatch):
     monkeypatch.setitem(TRAININGS, "other", Round)
-    with pytest.raises(UsageError, match="two trainings"):
+    with pytest.raises(UsageError, match="the rule for '\\*' sets two trainings, 'round' and 'other'; keep one"):
         Rule.from_dict({"match": "*", "round": {}, "other": {}})
+
+
+def test_two_representations_in_a_rule_are_refused_with_both():
+    with pytest.raises(UsageError, match=r"'x' sets two representations, Quantize\(.*\) and Palettize\(.*keep"):
+        Rule("x", Quantize(), Palettize())
 
 
 def test_yaml_as_documented(tmp_path):
@@ -160,7 +173,7 @@ def test_yaml_as_documented(tmp_path):
         ("- {match: x, uniform: {bit: 4}}", "unknown option 'bit'"),
         ("- {match: x, uniforme: {bits: 4}}", "unknown key 'uniforme'"),
         ("- {match: x, uniform: 4}", "must be a mapping"),
-        ("- {match: x, uniform: {}, palettize: {}}", "two representations"),
+        ("- {match: x, uniform: {}, palettize: {}}", "'x' sets two representations, 'uniform' and 'palettize'"),
         ("- {match: x, uniform: {}, shared: true}", "only palettize"),
         ("- {match: x, prune: {density: 2}}", "density"),
         ("- {match: x, lossless: {}, max_row: 0}", "max_row"),

@@ -20,7 +20,7 @@ from tersor.calibration.samples import halves, listed
 from tersor.calibration.statistics import LayerStatistics
 from tersor.calibration.targets import find_targets
 from tersor.columns import table
-from tersor.errors import UsageError
+from tersor.errors import UsageError, shortlist
 from tersor.progress import Progress
 
 REFERENCE = "4 bits"
@@ -111,8 +111,7 @@ class Diagnosis:
         if not said and self.layers:
             said.append("No layer stands out: steps that follow from one rate suit them all.")
         if self.unreached:
-            names = ", ".join(self.unreached[:_SHOWN]) + (" and others" if len(self.unreached) > _SHOWN else "")
-            said.append(f"No sample reached {names}: nothing is known of their loss.")
+            said.append(f"No sample reached {shortlist(self.unreached)}: nothing is known of their loss.")
         return "\n".join(said)
 
     def to_dict(self) -> dict[str, Any]:

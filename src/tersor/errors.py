@@ -1,5 +1,10 @@
 """Named exceptions. Each carries the exit code that the command line returns for it."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+_SHOWN = 5  # names in a message
+
 
 class TersorError(Exception):
     """Base of all errors that a user can cause. Messages name the file, tensor or option and the remedy."""
@@ -80,6 +85,18 @@ class StructureError(TersorError):
 def named(name: str, error: TersorError) -> TersorError:
     """The error, with the name of what it is about, unless its message has it."""
     return error if name in str(error) else type(error)(f"{name}: {error}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is unknown: "; did you mean a, b?", or nothing where none is near."""
+    near = get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.5)
+    return f"; did you mean {', '.join(near)}?" if near else ""
+
+
+def shortlist(names: Iterable[str]) -> str:
+    """A handful of names for a message, and how many more there are: "a, b, c, d, e and 5 more"."""
+    every = list(names)
+    return ", ".join(every[:_SHOWN]) + (f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else "")
 
 
 class TersorWarning(UserWarning):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tersor.container.writer import Entry, file_bytes
-from tersor.errors import MismatchError, UsageError
+from tersor.errors import MismatchError, UsageError, shortlist
 from tersor.interop import Checkpoint, detect_ties
 from tersor.model import CompressedModel
 from tersor.quantization import Lossless
@@ -23,7 +23,6 @@ from tersor.structure.manifest import apply_manifest
 from tersor.structure.stored import stored_manifest
 from tersor.tensors import Binary, Codebook, CompressedTensor, Dense, Ternary, Uniform
 
-_SHOWN = 5  # names in a message
 _COUNTERS = "num_batches_tracked"  # of batch norms; older checkpoints lack them, and nothing is computed from them
 
 
@@ -221,8 +220,7 @@ def _report(problems: Mapping[str, list[str]]) -> None:
     lines = []
     for what, names in problems.items():
         if names:
-            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            lines.append(f"{what}: {', '.join(names[:_SHOWN])}{more}")
+            lines.append(f"{what}: {shortlist(names)}")
     if lines:
         raise MismatchError(
             f"the weights do not fit the model: {'; '.join(lines)}. Give the model that the weights are of, or weights "

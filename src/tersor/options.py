@@ -17,9 +17,16 @@ class Options:
     """Base of the config dataclasses. Subclasses name themselves and check their fields in `__post_init__`.
 
     name: what recipes and the command line call it.
+    other_names: what other tools call its options -> what is to be given here.
     """
 
     name: ClassVar[str]
+    other_names: ClassVar[Mapping[str, str]] = {}
+
+    def __new__(cls: type[_Self], *values: Any, **options: Any) -> _Self:
+        """UsageError for an unknown option, which a dataclass itself would meet with a bare TypeError."""
+        cls._check_names(options)
+        return super().__new__(cls)
 
     def to_dict(self) -> dict[str, Any]:
         """`{"name": ..., option: value, ...}` with every option, of JSON types only."""
@@ -35,11 +42,17 @@ class Options:
         name = options.pop("name", cls.name)
         if name != cls.name:
             raise UsageError(f"{cls.name}: the options given are those of {name!r}")
+        cls._check_names(options)
+        return cls(**options)
+
+    @classmethod
+    def _check_names(cls, options: Iterable[Any]) -> None:
         known = [field.name for field in dataclasses.fields(cls)]
         for option in options:
+            if option in cls.other_names:
+                raise UsageError(f"{cls.name}: there is no option {option!r}; give {cls.other_names[option]}")
             if option not in known:
                 raise UsageError(f"{cls.name}: unknown option {option!r}; it has {', '.join(known) or 'none'}")
-        return cls(**options)
 
     def check_integer(self, option: str, low: int, high: int) -> None:
         """UsageError unless the option is an int in [low, high]."""

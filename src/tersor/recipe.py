@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 
-from tersor.errors import InputError, MissingExtraError, UsageError
+from tersor.errors import InputError, MissingExtraError, UsageError, did_you_mean
 from tersor.layers import matrix_shape
 from tersor.options import Options
 from tersor.pruning import Prune, PruneBlocks, PruneChannels, Regrow, Schedule
@@ -107,8 +107,13 @@ class Rule:
             raise UsageError(f"the rule for {self.match!r} does nothing; give it a representation or prune")
         for field, (base, fault) in _FIELDS.items():
             value = getattr(self, field)
-            if value is not None and not isinstance(value, base):
-                raise UsageError(f"the rule for {self.match!r}: {field}={value!r} {fault}")
+            if value is None or isinstance(value, base):
+                continue
+            for other, many in _PLURALS.items():
+                first = getattr(self, other)
+                if first is not None and isinstance(value, _FIELDS[other][0]):
+                    raise UsageError(f"the rule for {self.match!r} sets two {many}, {first} and {value}; keep one")
+            raise UsageError(f"the rule for {self.match!r}: {field}={value!r} {fault}")
         if (self.schedule is not None or self.regrow is not None) and self.prune is None:
             raise UsageError(
                 f"the rule for {self.match!r}: schedule and regrow go with prune; give it Prune(density=...)"
@@ -182,7 +187,9 @@ class Rule:
                 raise UsageError(f"the rule for {match!r}: unknown key {key!r}; known are {listed}")
             field, config = known[key]
             if field in found:
-                raise UsageError(f"the rule for {match!r} sets two {_PLURALS[field]}; keep one")
+                raise UsageError(
+                    f"the rule for {match!r} sets two {_PLURALS[field]}, {found[field].name!r} and {key!r}; keep one"
+                )
             found[field] = config.from_dict(options)
         patterns = match if isinstance(match, str) else tuple(match)
         return cls(patterns, shared=data.get("shared", False) is True, max_row=data.get("max_row"), **found)
@@ -318,11 +325,11 @@ def _parse(text: str, name: str) -> Any:
 
 def check_patterns(patterns: Iterable[str], names: Sequence[str]) -> None:
     """UsageError, with what is near, for the first pattern other than "*" that matches none of the tensors' names."""
-    from difflib import get_close_matches
-
     for pattern in patterns:
         if pattern == "*" or any(fnmatchcase(name, pattern) for name in names):
             continue
-        near = get_close_matches(pattern, names, n=3, cutoff=0.5)
-        hint = f"; did you mean {', '.join(near)}?" if near else "; `tersor inspect` lists the names of a .tsr file"
+        modules = (f"{name[:end]}.*" for name in names for end, letter in enumerate(name) if letter == ".")
+        hint = did_you_mean(pattern, [*names, *modules])
+        if names and not hint:
+            hint = f"; patterns are of tensors' whole names, such as {names[0]}"
         raise UsageError(f"the pattern {pattern!r} matches none of the {len(names)} tensors{hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ from torch import Tensor
 from tersor.container.dtypes import empty_words, from_words, wire_type
 from tersor.container.reader import Reader
 from tersor.container.values import Elements, fill
-from tersor.errors import UsageError
+from tersor.errors import UsageError, did_you_mean
 from tersor.interop import TensorInfo
 from tersor.parallel import thread_pool
 from tersor.restore import tensor_infos
@@ -53,8 +52,7 @@ class TensorReader:
         try:
             return self._infos[name]
         except KeyError:
-            near = difflib.get_close_matches(name, self.names, 3, 0.4)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            hint = did_you_mean(name, self.names)
             raise UsageError(f"{self._reader.name}: there is no tensor {name!r}{hint}") from None
 
     def read(self, name: str) -> Tensor:

@@ -222,7 +222,7 @@ def test_the_model_is_handed_back_as_it_came(fisher, fails):
     samples = [torch.randn(3, 1, 6, 6), torch.randn(5 if fails else 4, 1, 6, 6)]
     before = copy.deepcopy(_state(model))
     if fails:
-        with pytest.raises(CalibrationError, match=r"sample 1, torch.float32 \(5, 1, 6, 6\).*five samples"):
+        with pytest.raises(CalibrationError, match=r"batch 1, torch.float32 \(5, 1, 6, 6\).*five samples"):
             collect(model, samples, fisher=fisher)
     else:
         collect(model, samples, fisher=fisher)
@@ -353,15 +353,15 @@ def test_bad_samples_are_named():
     for nothing in ([], iter(()), [torch.zeros(0, 3)]):
         with pytest.raises(UsageError, match="there are none"):
             collect(model, nothing)
-    with pytest.raises(CalibrationError, match=r"sample 1, torch.float32 \(2, 4\): the model raised RuntimeError"):
+    with pytest.raises(CalibrationError, match=r"batch 1, torch.float32 \(2, 4\): the model raised RuntimeError"):
         collect(model, [x, torch.randn(2, 4)])
-    with pytest.raises(UsageError, match="sample 0 is ndarray"):
+    with pytest.raises(UsageError, match="batch 0 is ndarray"):
         collect(model, [x.numpy()])
     with pytest.raises(UsageError, match="iterable"):
         collect(model, 7)
-    with pytest.raises(CalibrationError, match=r"sample 1, torch.float32 \(1, 3\), holds NaN"):
+    with pytest.raises(CalibrationError, match=r"batch 1, torch.float32 \(1, 3\), holds NaN"):
         collect(model, [x, torch.tensor([[1.0, float("nan"), 2.0]])])
-    with pytest.raises(CalibrationError, match=r"sample 3, torch.float32 \(2, 4\)"):
+    with pytest.raises(CalibrationError, match=r"batch 3, torch.float32 \(2, 4\)"):
         collect(model, halves([x, x, x, torch.randn(2, 4)])[1])
     with pytest.raises(CalibrationError, match=r"0\.weight: its input holds NaN, Inf"):
         collect(model, [x, torch.tensor([[1.0, float("inf"), 2.0]])])

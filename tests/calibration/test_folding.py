@@ -229,7 +229,7 @@ def test_no_samples_and_samples_that_do_not_fit():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     with pytest.raises(UsageError, match="samples"):
         fold_batch_norms(model, [])
-    with pytest.raises(CalibrationError, match="sample 0"):
+    with pytest.raises(CalibrationError, match="batch 0"):
         fold_batch_norms(model, [torch.randn(2, 5, 4, 4)])
 
 

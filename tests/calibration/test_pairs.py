@@ -200,7 +200,7 @@ def test_errors_end_all_passes():
 
     with pytest.raises(ValueError, match="in a visit"):
         lockstep(model, copy.deepcopy(model), [torch.randn(2, 3)] * 3, ["0", "1"], fail)
-    with pytest.raises(CalibrationError, match="sample 1"):
+    with pytest.raises(CalibrationError, match="batch 1"):
         lockstep(model, copy.deepcopy(model), [torch.randn(2, 3), torch.randn(2, 4)], ["0", "1"], lambda pairs: None)
     assert threading.active_count() == before
     assert not any(module._forward_hooks for module in model.modules())

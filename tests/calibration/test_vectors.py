@@ -144,7 +144,7 @@ def test_errors():
         vector_weights(model, [], ["bias"])
     with pytest.raises(UsageError, match="draws"):
         vector_weights(model, [x], ["bias"], draws=0)
-    with pytest.raises(CalibrationError, match="sample 0"):
+    with pytest.raises(CalibrationError, match="batch 0"):
         vector_weights(model, [x[:, :2]], ["bias"])
     with pytest.raises(CalibrationError, match=r"bias.*NaN"):
         vector_weights(model, [x * math.inf], ["bias"], objective=squares)

@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import tersor
 from tersor import Palettize, Prune, Quantize, Recipe, Regrow, Rule, Schedule
-from tersor.errors import DivergenceError, MismatchError, OutputError, UsageError
+from tersor.errors import DivergenceError, MismatchError, OutputError, TersorWarning, UsageError
 from tersor.quantization import FixedPoint
 from tersor.shrinking.holding import masks_of
 from tersor.training import Distill, soft_targets
@@ -78,8 +78,54 @@ def test_an_optimizer_may_join_later():
 
 def test_what_begins_later_needs_an_optimizer():
     session = tersor.prepare(build(), Rule("0.weight", Quantize(bits=4), train=Round(begin=1)))
-    with pytest.raises(UsageError, match=r"0\.weight: its Grid has parameters.*optimizer"):
+    session.step()
+    with pytest.raises(UsageError, match=r"nobody trains .* come with 0\.weight \(Grid\).*optimizer"):
         session.step()
+
+
+def test_parameters_that_nobody_trains_are_told_at_the_first_step():
+    model = build()
+    session = tersor.prepare(model, [ROUND, Rule("2.weight", activations=ClampInputs())])
+    session.loss((model(X) - Y).square().mean()).backward()
+    with pytest.raises(UsageError, match=r"0\.weight \(Grid\), 2\.weight \(Grid\), 2 \(Clamp\).*session\.join"):
+        session.step()
+    assert session.done == 0
+    session.join(adam(model))
+    session.step()
+    assert session.done == 1
+    silent = tersor.prepare(build(), Rule("*", prune=Prune(density=0.5)))
+    silent.step()  # masks have nothing to train
+
+
+def test_schedules_that_the_training_is_too_short_for():
+    model = build()
+    rules = [
+        Rule("*", prune=Prune(density=0.2), schedule=Schedule("linear", end=8)),
+        Rule("2.weight", prune=Prune(density=0.5), schedule=Schedule("linear", end=2)),
+        Rule("1*", prune=Prune(density=0.1), schedule=Schedule("one_shot", begin=9)),
+        Rule("3.weight", prune=Prune(density=0.1)),
+    ]
+    model.add_module("1b", nn.Linear(4, 4))
+    model.add_module("3", nn.Linear(4, 4))
+    with pytest.warns(TersorWarning, match=r"ends at step 4: the rule for '\*' .* keeps 0\.6 .* 0\.2, .*'1\*'"):
+        session = tersor.prepare(model, rules, optimizer=adam(model), steps=4)
+    train(session, 6)
+    with pytest.warns(
+        TersorWarning, match=r"ends at step 6: the rule for '\*' .* keeps 0\.4 .* instead of 0\.2"
+    ) as told:
+        session.finalize()
+    assert len(told) == 1 and "2.weight" not in str(told[0].message) and "3.weight" not in str(told[0].message)
+    assert int((model[0].weight != 0).sum()) == 24
+
+
+def test_a_schedule_of_one_shot_from_the_beginning_prunes():
+    model = build()
+    session = tersor.prepare(
+        model, Rule("*", prune=Prune(density=0.5), schedule=Schedule("one_shot")), optimizer=adam(model), steps=1
+    )
+    train(session, 1)
+    session.finalize()
+    assert int((model[0].weight != 0).sum()) == 30
 
 
 def test_techniques_compose_and_keep_what_earlier_ones_did():
@@ -324,7 +370,7 @@ def test_more_conflicts():
         tersor.prepare(model, [ROUND])
     model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
     model["b"].weight = model["a"].weight
-    with pytest.raises(UsageError, match=r"a\.weight and b\.weight are one tensor.*two representations"):
+    with pytest.raises(UsageError, match=r"a\.weight and b\.weight are one tensor.*two repr.* 'a\.\*' and .* 'b\.\*'"):
         tersor.prepare(model, [Rule("a.*", Quantize(bits=4)), Rule("b.*", Quantize(bits=5))])
     lstm = nn.LSTM(2, 2)
     with pytest.raises(UsageError, match="quantizes its inputs in two ways"):

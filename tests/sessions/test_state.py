@@ -152,11 +152,31 @@ def test_another_recipe_is_refused_with_what_differs(tmp_path):
     model = build()
     with pytest.raises(ResumeError, match="it has 3 rules, this one 2"):
         tersor.prepare(model, list(RECIPE.rules[:2]), optimizer=adam(model)).load(tmp_path / "state.pt")
-    with pytest.raises(ResumeError, match="optimizer"):
-        tersor.prepare(build(), RECIPE).load(tmp_path / "state.pt")
     model = torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.ReLU(), torch.nn.Linear(12, 4))
     with pytest.raises(ResumeError, match="another network"):
         tersor.prepare(model, RECIPE, optimizer=adam(model)).load(tmp_path / "state.pt")
+
+
+def test_another_optimizer_is_refused_before_anything_changes(tmp_path):
+    session = prepared()
+    train(session, 4)
+    session.save(tmp_path / "state.pt")
+    own = r"AdamW of 4 parameters and, for simulations, groups of rates 0\.001, 0\.01"
+    for make, says in (
+        (lambda model: None, "no optimizer"),
+        (lambda model: torch.optim.SGD(model.parameters(), lr=0.1), "SGD of 4"),
+        (
+            lambda model: torch.optim.AdamW([{"params": layer.parameters()} for layer in (model[0], model[2])]),
+            r"2 \+ 2",
+        ),
+    ):
+        model = build(1)
+        again = tersor.prepare(model, RECIPE, optimizer=make(model))
+        before = flat("", again.state_dict())
+        before = {name: value.clone() for name, value in before.items()}
+        with pytest.raises(ResumeError, match=f"saved with {own}, but this session has .*{says}.*prepare"):
+            again.load(tmp_path / "state.pt")
+        assert again.done == 0 and equal(flat("", again.state_dict()), before)
 
 
 def test_a_later_session_is_refused():
@@ -209,7 +229,7 @@ def test_measuring_bytes_changes_nothing(tmp_path):
     session, watched = prepared(), prepared(log=Log(tmp_path / "run.jsonl", every=1, bytes_every=1))
     for each in (session, watched):
         seeded()
-        train(each, 6, draws=True)
+        train(each, 7, draws=True)
     assert equal(everything(session), everything(watched))
     tersor.save(watched.finalize(), tmp_path / "model.tsr")
     last = json.loads((tmp_path / "run.jsonl").read_text().splitlines()[-1])
@@ -243,7 +263,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", type(sys)("tensorboard"))
     sys.modules["torch.utils.tensorboard"].SummaryWriter = Writer
     session = prepared(log=Log(tensorboard=tmp_path, every=4))
-    train(session, 4)
+    train(session, 7)
     session.finalize()
     assert ("loss", 4) in written and ("density", 4) in written and written[-1] == ("closed", str(tmp_path))
 

@@ -249,7 +249,7 @@ class TestErrors:
             observe_units(model, x, SITES)
         with pytest.raises(CalibrationError, match="loss is nan"):
             weight_gradients(model, x, loss=objective)
-        with pytest.raises(CalibrationError, match=r"sample 0, .*holds NaN"):
+        with pytest.raises(CalibrationError, match=r"batch 0, .*holds NaN"):
             observe_units(Net(), x * float("nan"), SITES)
 
     def test_layers_that_are_never_called_are_named(self):
@@ -282,7 +282,7 @@ class TestErrors:
         ],
     )
     def test_losses_are_finite_scalars(self, loss, words):
-        with pytest.raises(CalibrationError, match=f"sample 0: .*{words}"):
+        with pytest.raises(CalibrationError, match=f"calibration: batch 0.*{words}"):
             observe_units(Net(), torch.randn(2, 2, 3, 3), SITES, gradients=True, loss=loss)
         with pytest.raises(CalibrationError, match=words):
             weight_gradients(Net(), torch.randn(2, 2, 3, 3), loss=loss)

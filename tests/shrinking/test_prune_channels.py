@@ -100,11 +100,13 @@ def test_patterns_and_floors():
     assert units(found) == {"head.weight": 8}
     with pytest.warns(TersorWarning) as told:
         found = prune(build(), PruneChannels(ratio=0.95, min_units=5), example_inputs=X)
-    assert [str(note.message) for note in told] == [f"group {n} keeps 5 units: its floor" for n in found.units]
+    kept = ", ".join(f"{name} (5 units)" for name in found.units)
+    assert [str(note.message) for note in told] == [f"more is kept than was asked for, by floors: {kept}"]
+    assert found.notes == (str(told[0].message),)
     assert units(found) == {"stem.weight": 5, "expand.weight": 5, "head.weight": 5}
     found = prune(build(), PruneChannels(ratio=0.4, round_to=4), example_inputs=X)
     assert units(found) == {"expand.weight": 8, "head.weight": 12}
-    with pytest.warns(TersorWarning, match="keeps 1 units"):
+    with pytest.warns(TersorWarning, match=r"head\.weight \(1 units\)"):
         found = prune(build(), PruneChannels(ratio=0.99, match="head.weight"), example_inputs=X)
     assert units(found) == {"head.weight": 1}
 
@@ -183,6 +185,10 @@ def test_what_is_refused():
         prune(model, PruneChannels(ratio=0.5))
     with pytest.raises(StructureError, match=r"no group of channels.*Frozen"):
         prune(model, PruneChannels(ratio=0.5, keep="*"), example_inputs=X)
+    with pytest.raises(
+        StructureError, match=r"match: classes\.weight names no tensor .*: stem\.weight, .*head\.weight"
+    ):
+        prune(model, PruneChannels(ratio=0.5, match="classes.weight"), example_inputs=X)
     for options in (
         {},
         {"ratio": 0.0},

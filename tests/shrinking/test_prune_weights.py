@@ -36,6 +36,11 @@ def tune(model):
         optimizer.step()
 
 
+def labelled(model, batch):
+    inputs, labels = batch
+    return (model(inputs) - labels).square().mean()
+
+
 def counts(found):
     return {name: int(mask.sum()) for name, mask in found.masks.items()}
 
@@ -83,16 +88,16 @@ def test_global_scope_shares_one_threshold():
     assert sum(counts(found).values()) == round(0.2 * 432) and counts(found)["4.weight"] == 48
     with torch.no_grad():
         model[0].weight.mul_(1e-6)
-    with pytest.warns(TersorWarning, match=r"0\.weight keeps 13 more"):
+    with pytest.warns(TersorWarning, match=r"floors: 0\.weight \(13 more than its scores earn\)"):
         found = prune(model, Prune(density=0.2, scope="global", floor=0.1))
     assert counts(found)["0.weight"] == 13
 
 
 def test_a_layer_keeps_a_floor_and_says_so():
-    with pytest.warns(TersorWarning, match=r"4\.weight would lose all of its weights; 1 of 48 are kept"):
+    with pytest.warns(TersorWarning, match=r"floors: 4\.weight \(1 of 48, not to lose all\)"):
         found = prune(build(), Rule("4.weight", prune=Prune(density=0.001)))
     assert counts(found) == {"4.weight": 1} and found.notes
-    with pytest.warns(TersorWarning, match=r"4\.weight would lose"):
+    with pytest.warns(TersorWarning, match=r"4\.weight \(1 of 48"):
         assert counts(prune(build(), Rule("4.weight", prune=Prune(threshold=100.0)))) == {"4.weight": 1}
 
 
@@ -286,6 +291,14 @@ def test_latency_on_request():
         ({"fine_tune": lambda _: build()}, UsageError, "another network"),
         ({"example_inputs": 3}, UsageError, "example_inputs"),
         ({"example_inputs": torch.randn(1, 5)}, CalibrationError, "example inputs.*RuntimeError"),
+        ({"calibration": [X[:, :5]]}, CalibrationError, "^calibration: batch 0, .*RuntimeError"),
+        ({"calibration": [(X, Y)]}, CalibrationError, "^calibration: batch 0, .*TypeError.*leave labels out"),
+        ({"calibration": [X, "x"]}, UsageError, "^calibration: batch 1 is str"),
+        (
+            {"config": Prune(density=0.5, criterion="taylor"), "calibration": [(X, Y), X], "loss": labelled},
+            CalibrationError,
+            r"^calibration: batch 1, torch\.float32 \(\d+, 8\): the loss raised .*\(inputs, labels\)",
+        ),
     ],
 )
 def test_bad_arguments(options, error, message):

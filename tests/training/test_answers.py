@@ -94,7 +94,7 @@ def test_nothing_half_written_is_left(tmp_path, samples):
                 raise ValueError("enough")
             return super().forward(x)
 
-    with pytest.raises(CalibrationError, match=r"sample 2.*enough"):
+    with pytest.raises(CalibrationError, match=r"batch 2.*enough"):
         cached_answers(Stops(0), samples, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -20,7 +20,7 @@ from tersor.calibration.samples import batches, call
 from tersor.calibration.statistics import LayerStatistics
 from tersor.calibration.targets import Target, find_targets
 from tersor.calibration.thinning import Thinning
-from tersor.errors import CalibrationError, TersorWarning, UsageError
+from tersor.errors import CalibrationError, TersorWarning, UsageError, shortlist
 
 MEMORY = 1 << 26
 """Bytes of unfolded inputs at a time."""
@@ -88,8 +88,7 @@ def tell_unreached(missing: Sequence[str], unreached: str) -> None:
     """What `collect` says of layers that no sample reached; nothing if there are none."""
     if not missing or unreached == "ignore":
         return
-    shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
-    text = f"no sample reached {shown}; give samples that use them, or leave them out (keep= of Calibrate)"
+    text = f"no sample reached {shortlist(missing)}; give samples that use them, or leave them out (keep= of Calibrate)"
     if unreached == "error":
         raise CalibrationError(text)
     warnings.warn(text, TersorWarning, stacklevel=4)

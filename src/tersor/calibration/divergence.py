@@ -72,7 +72,7 @@ def reference_outputs(
             logits = has_classes(output)
         value = main_output(output).float().cpu().clone()
         if bool(torch.isnan(value).any()) or bool((value == math.inf).any()):
-            raise CalibrationError(f"sample {index}: the model's output holds NaN or Inf; look at the samples")
+            raise CalibrationError(f"batch {index}: the model's output holds NaN or Inf; look at the samples")
         outputs.append(value)
         sizes.append(size)
         room = memory - sum(o.nbytes for o in outputs)
@@ -107,7 +107,7 @@ def divergence(
         expected, value = reference.outputs[len(losses)], main_output(output)
         if value.shape != expected.shape:
             raise CalibrationError(
-                f"sample {index}: the outputs to compare have shapes {tuple(expected.shape)} and {tuple(value.shape)}; "
+                f"batch {index}: the outputs to compare have shapes {tuple(expected.shape)} and {tuple(value.shape)}; "
                 "samples must come in the same order each time"
             )
         expected = expected.to(value.device)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tersor.errors import CalibrationError, TersorError, UsageError
+from tersor.errors import CalibrationError, TersorError, UsageError, named
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ def batches(samples: Iterable[Any]) -> Iterator[tuple[int, Any, int]]:
         tensors = _tensors(batch)
         if not isinstance(batch, (Tensor, tuple, list, Mapping)) or not tensors:
             raise UsageError(
-                f"sample {index} is {_described(batch)}; give tensors, tuples or mappings of tensors, one a batch"
+                f"batch {index} is {described(batch)}; give tensors, tuples or mappings of tensors, one a batch"
             )
         size = tensors[0].shape[0] if tensors[0].dim() else 1
         if size == 0:
             continue
         if any(tensor.is_floating_point() and bool(torch.isnan(tensor).any()) for tensor in tensors):
-            raise CalibrationError(f"sample {index}, {_described(batch)}, holds NaN; leave it out, or mend it")
+            raise CalibrationError(f"batch {index}, {described(batch)}, holds NaN; leave it out, or mend it")
         empty = False
         yield index, batch, size
     if empty:
@@ -60,6 +60,14 @@ def batches(samples: Iterable[Any]) -> Iterator[tuple[int, Any, int]]:
 def listed(samples: Iterable[Any]) -> list[Any]:
     """The batches of `samples`, to be used again and again. Errors as `batches`."""
     return [batch for _, batch, _ in batches(samples)]
+
+
+def calibrating(calibration: Iterable[Any] | None) -> list[Any] | None:
+    """The batches of an argument `calibration`, which errors name; None stays None. Errors as `batches`."""
+    try:
+        return None if calibration is None else listed(calibration)
+    except TersorError as error:
+        raise named("calibration", error) from error
 
 
 def call(model: nn.Module, batch: Any, index: int) -> Any:
@@ -75,7 +83,7 @@ def call(model: nn.Module, batch: Any, index: int) -> Any:
         several = isinstance(error, TypeError) and isinstance(batch, (tuple, list)) and len(batch) > 1
         hint = f" (the {len(batch)} parts of a batch are arguments of the model: leave labels out)" if several else ""
         raise CalibrationError(
-            f"sample {index}, {_described(batch)}: the model raised {type(error).__name__}: {error}{hint}"
+            f"batch {index}, {described(batch)}: the model raised {type(error).__name__}: {error}{hint}"
         ) from error
 
 
@@ -86,12 +94,12 @@ def _tensors(batch: Any) -> list[Tensor]:
     return [p for p in parts if isinstance(p, Tensor)] if isinstance(batch, (tuple, list, Mapping)) else []
 
 
-def _described(batch: Any) -> str:
+def described(batch: Any) -> str:
     """Shapes and dtypes, for messages."""
     if isinstance(batch, Tensor):
         return f"{batch.dtype} {tuple(batch.shape)}"
     if isinstance(batch, Mapping):
-        return "{" + ", ".join(f"{key}: {_described(value)}" for key, value in batch.items()) + "}"
+        return "{" + ", ".join(f"{key}: {described(value)}" for key, value in batch.items()) + "}"
     if isinstance(batch, (tuple, list)):
-        return "(" + ", ".join(_described(part) for part in batch[:8]) + ")"
+        return "(" + ", ".join(described(part) for part in batch[:8]) + ")"
     return type(batch).__name__

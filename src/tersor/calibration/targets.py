@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from tersor.calibration import attention, products, recurrent
 from tersor.calibration.layout import Layout
 from tersor.calibration.observer import Observe
-from tersor.errors import UsageError
+from tersor.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def _asked(wanted: set[str], known: Mapping[str, str]) -> set[str]:
     for name in sorted(wanted):
         matches = {known[name]} if name in known else {r for full, r in known.items() if full.startswith(f"{name}.")}
         if not matches:
-            near = difflib.get_close_matches(name, known, n=3) or list(known)[:3]
-            raise UsageError(f"layers: no weight {name!r} can be calibrated; there are, for example, {', '.join(near)}")
+            hint = did_you_mean(name, known) or f"; there are, for example, {', '.join(list(known)[:3])}"
+            raise UsageError(f"layers: no weight {name!r} can be calibrated{hint}")
         asked |= matches
     return asked

@@ -17,7 +17,7 @@ from tersor.calibration.collect import collect
 from tersor.calibration.guard import untouched
 from tersor.calibration.objectives import main_output
 from tersor.calibration.products import CONVOLUTIONS
-from tersor.calibration.samples import call, listed
+from tersor.calibration.samples import calibrating, call
 from tersor.errors import CalibrationError, MismatchError, UsageError
 from tersor.integers.chains import find_chains
 from tersor.integers.forms import Form, dynamic_form
@@ -69,7 +69,7 @@ def quantize_int8(
     """
     weights, activations = weights or Quantize(bits=8), activations or Observe()
     _check(model, calibration, static, weights, feedback)
-    samples = None if calibration is None else listed(calibration)
+    samples = calibrating(calibration)
     model = finalized(model)
     original = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     source = _prepared(model, samples, seed)

@@ -20,13 +20,13 @@ from tersor.integers.layers import IntegerConv, IntegerLayer, IntegerLinear, as_
 from tersor.integers.recurrent import IntegerLSTM
 from tersor.simulation.affine import Affine
 from tersor.tensors import Uniform
+from tersor.versioned import read_versioned
 
 NAME = "tersor.integers"
 """Of the attachment in a .tsr file."""
 
 _FORMAT = 1
 _LIMIT = 16 << 20  # characters
-_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -76,21 +76,24 @@ class Plan:
     @classmethod
     def from_json(cls, text: str | bytes) -> Plan:
         """The inverse of `to_json`. MismatchError for anything else; what it says is checked when it is carried out."""
-        try:
-            if len(text) > _LIMIT:
-                raise ValueError(f"it is larger than {_LIMIT} bytes")
-            top = json.loads(text)
-            if top["format"] != _FORMAT:
-                raise ValueError(f"it is of format {top['format']!r}; this tersor reads {_FORMAT}: install a newer one")
-            layers = {str(name): _read(own) for name, own in top["layers"].items()}
-            merged = {str(norm): str(layer) for norm, layer in top["merged"].items()}
-            recurrent, activations = (tuple(map(str, top[key])) for key in ("recurrent", "activations"))
-            bits = int(top["bits"])
-            if not 2 <= bits <= 8:
-                raise ValueError(f"{bits} bits")
-            return cls(bits, layers, recurrent, merged, activations)
-        except _DAMAGE as error:
-            raise MismatchError(f"what the file says of the integer network is damaged: {error}") from error
+        return read_versioned(
+            text,
+            cls._of,
+            version=_FORMAT,
+            limit=_LIMIT,
+            error=MismatchError,
+            what="what the file says of the integer network",
+        )
+
+    @classmethod
+    def _of(cls, top: Mapping[str, Any]) -> Plan:
+        layers = {str(name): _read(own) for name, own in top["layers"].items()}
+        merged = {str(norm): str(layer) for norm, layer in top["merged"].items()}
+        recurrent, activations = (tuple(map(str, top[key])) for key in ("recurrent", "activations"))
+        bits = int(top["bits"])
+        if not 2 <= bits <= 8:
+            raise ValueError(f"{bits} bits")
+        return cls(bits, layers, recurrent, merged, activations)
 
 
 @torch.no_grad()

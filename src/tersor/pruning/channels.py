@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,6 +39,12 @@ class PruneChannels(Options):
     """
 
     name: ClassVar[str] = "prune_channels"
+    other_names: ClassVar[Mapping[str, str]] = {
+        "sparsity": "ratio=sparsity, the share that goes",
+        "amount": "ratio=amount, the share that goes",
+        "pruning_ratio": "ratio=pruning_ratio, the share that goes",
+        "density": "ratio=1 - density, the share that goes",
+    }
 
     ratio: float | None = None
     macs: float | None = None

@@ -3,6 +3,7 @@ Learning both Weights and Connections for Efficient Neural Networks, section 3.1
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,6 +38,10 @@ class Prune(Options):
     """
 
     name: ClassVar[str] = "prune"
+    other_names: ClassVar[Mapping[str, str]] = {
+        "sparsity": "density=1 - sparsity, the share that is kept",
+        "amount": "density=1 - amount, the share that is kept",
+    }
 
     density: float | None = None
     threshold: float | None = None

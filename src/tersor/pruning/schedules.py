@@ -41,6 +41,11 @@ class Schedule(Options):
         if self.kind != "one_shot" and self.end <= self.begin:
             raise UsageError(f"schedule: end must come after begin={self.begin}, got {self.end}")
 
+    @property
+    def last(self) -> int:
+        """The step, counted from 1, from which on the final density holds."""
+        return max(self.begin, 1) if self.kind == "one_shot" else self.end
+
     def density(self, step: int, final: float, initial: float = 1.0) -> float:
         """The density that holds after `step`. UsageError unless 0 < final <= initial <= 1."""
         if not 0 < final <= initial <= 1:
@@ -61,7 +66,7 @@ class Schedule(Options):
     def changes(self, step: int) -> bool:
         """Whether the density may change at `step`, so that masks are to be found anew."""
         if self.kind == "one_shot":
-            return step == self.begin
+            return step == self.last
         return step == self.end or (self.begin < step < self.end and (step - self.begin) % self.every == 0)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from tersor.errors import UsageError
+from tersor.errors import ResumeError, UsageError
 from tersor.sessions.processes import average, count
 
 _KEY = "tersor_rate"
@@ -63,3 +63,29 @@ class OwnParameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         average([parameter.grad for parameter in whole if parameter.grad is not None])
+
+
+def optimizer_state(own: OwnParameters | None) -> dict[str, Any] | None:
+    """What is saved of a session's optimizer: the name of its class, and its state."""
+    return None if own is None else {"name": type(own.optimizer).__name__, "state": own.optimizer.state_dict()}
+
+
+def check_optimizer(saved: Mapping[str, Any] | None, own: OwnParameters | None) -> None:
+    """ResumeError, naming both, unless `saved` (`optimizer_state`) is of an optimizer of the same class, groups and
+    numbers of parameters. What simulations bring comes and goes: the rates of their groups alone count."""
+    there, here = _described(saved), _described(optimizer_state(own))
+    if there != here:
+        raise ResumeError(
+            f"the state was saved with {there}, but this session has {here}; make the same optimizer with the same "
+            "groups of parameters before prepare"
+        )
+
+
+def _described(saved: Mapping[str, Any] | None) -> str:
+    if saved is None:
+        return "no optimizer"
+    groups = saved["state"]["param_groups"]
+    sizes = " + ".join(str(len(group["params"])) for group in groups if _KEY not in group)
+    rates = ", ".join(f"{group[_KEY]:g}" for group in groups if _KEY in group)
+    simulations = f" and, for simulations, groups of rates {rates}" if rates else ""
+    return f"{saved['name']} of {sizes} parameters{simulations}"

@@ -119,9 +119,14 @@ def _united(names: list[TensorKey], treatments: Mapping[str, Treatment], recipe:
         known = [key for key in names if any(speaks(rule) and rule.matches(key) for rule in recipe.rules)]
         for key in known[1:]:
             if of(treatments[key.name]) != of(treatments[known[0].name]):
+                both = (
+                    f"{of(treatments[each.name])} by the rule for "
+                    f"{next(rule.match for rule in reversed(recipe.rules) if speaks(rule) and rule.matches(each))!r}"
+                    for each in (known[0], key)
+                )
                 raise UsageError(
                     f"{known[0].name} and {key.name} are one tensor, but the recipe gives them two {what}: "
-                    f"{of(treatments[known[0].name])} and {of(treatments[key.name])}; match both by the same rules"
+                    f"{' and '.join(both)}; match both by the same rules"
                 )
         return treatments[(known or names)[0].name]
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from tersor.calibration.samples import listed
+from tersor.calibration.samples import calibrating
 from tersor.errors import UsageError
 from tersor.files import check_output
 from tersor.progress import Progress
@@ -18,6 +18,7 @@ from tersor.sessions.log import Log, as_log
 from tersor.sessions.plan import make_plan
 from tersor.sessions.session import Outward, Session, unwrapped
 from tersor.sessions.teaching import Teaching
+from tersor.sessions.unfinished import warn_unfinished
 from tersor.shrinking.losses import Loss
 from tersor.shrinking.weights import Data
 from tersor.training import Distillation
@@ -43,10 +44,12 @@ def prepare(
             same objects. May be wrapped in DistributedDataParallel or compiled; best it is not yet.
     recipe: which technique for which weight, and when (`Training.begin`, `Schedule`).
     optimizer: made for the model's parameters; gets groups for those that simulations bring. Make schedulers of
-            learning rates after this call: they count the groups. None where nothing brings parameters.
+            learning rates after this call: they count the groups. None where nothing brings parameters, or for
+            `Session.join` later; else the first `Session.step` raises.
     teacher: one network or several whose outputs the student learns to give, by `Distillation` with its defaults.
     distillation: the same with other settings; or any function of the student's inputs and outputs (`Teaching`).
-    steps:  optimizer steps in all, for what is ramped over the training, and for `progress`.
+    steps:  optimizer steps in all, for what is ramped over the training, and for `progress`. A TersorWarning names the
+            rules whose schedules end later.
     calibration, calibration_loss: for criteria of pruning that look at samples, as in `tersor.prune`.
     log:    a file of JSON lines, or a `Log`. progress: called with (stage, done, total); needs `steps`.
     checkpoint: the file that gets the session's state if the loss is no number any more.
@@ -68,16 +71,19 @@ def prepare(
             "before training, by tersor.prune(model, recipe, example_inputs=...)"
         )
     plan = make_plan(unwrapped(model), chosen)
-    return Session(
+    session = Session(
         model,
         chosen,
         plan,
-        Data(None if calibration is None else listed(calibration), calibration_loss),
+        Data(calibrating(calibration), calibration_loss),
         optimizer=optimizer,
         distillation=_teaching(unwrapped(model), teacher, distillation),
         steps=steps,
         outward=Outward(as_log(log), progress, checkpoint),
     )
+    if steps is not None:
+        warn_unfinished(chosen, plan, steps)
+    return session
 
 
 def _teaching(

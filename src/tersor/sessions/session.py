@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tersor.container.writer import file_bytes
-from tersor.errors import DivergenceError, ResumeError, UsageError
+from tersor.errors import DivergenceError, ResumeError, UsageError, shortlist
 from tersor.model import CompressedModel
 from tersor.progress import Progress
 from tersor.recipe import Recipe
@@ -22,11 +22,12 @@ from tersor.sessions import state as states
 from tersor.sessions.attachments import Simulated, attach, attach_quantizer, detach_quantizer
 from tersor.sessions.finalizing import compressed_model, compressed_weights, make_ordinary
 from tersor.sessions.log import Log
-from tersor.sessions.optimizers import OwnParameters
+from tersor.sessions.optimizers import OwnParameters, check_optimizer, optimizer_state
 from tersor.sessions.plan import Plan
 from tersor.sessions.processes import gathered, rank
 from tersor.sessions.pruning import Pruning
 from tersor.sessions.teaching import Teaching
+from tersor.sessions.unfinished import warn_unfinished
 from tersor.shrinking.weights import Data
 from tersor.simulation import Clock
 
@@ -155,8 +156,10 @@ class Session:
 
     def step(self) -> None:
         """Counts an optimizer step: call it after each `optimizer.step()`. Errors as `Gradual.step`, and of
-        simulations that begin, which name the weight."""
+        simulations that begin, which name the weight. UsageError where parts have parameters of their own to train,
+        but the session has no optimizer; after `join` it goes on."""
         self._check_open()
+        self._check_trained()
         self.done += 1
         with torch.no_grad():
             for part in self._simulated:
@@ -170,8 +173,10 @@ class Session:
 
         model: another network with the same parametrizations, such as the average that `AveragedModel.module` is, to
             be compressed in the place of the session's own, which stays as it is, and so does the session.
+        A TersorWarning names the rules whose schedules have not come to their end, and what they keep.
         """
         self._check_open()
+        warn_unfinished(self.recipe, self._plan, self.done)
         network = self._network if model is None else unwrapped(model)
         compressed = self._compressed(network)
         if model is None:
@@ -198,7 +203,8 @@ class Session:
         """Goes on from `state_dict()`, in a session that was prepared alike: the same network, recipe and optimizer.
 
         Random numbers are set last, so that whatever the loop draws next is what it would have drawn. ResumeError,
-        saying what differs, for the state of another recipe, network or optimizer.
+        saying what differs, for the state of another recipe, network or optimizer; where recipe or optimizer differ,
+        nothing has been changed.
         """
         self._check_open()
         states.check_recipe(state.get("recipe"), self.recipe)
@@ -206,18 +212,17 @@ class Session:
         late = [part.planned.name for part in self._simulated if part.begin > done]
         if late:
             raise ResumeError(f"{late[0]} is simulated here already, but not in the state; load it into a new session")
+        check_optimizer(state["optimizer"], self._own)
         self._attach_due(done)
         self.done = done
         try:
             self._network.load_state_dict(state["model"])
-            if self._own is not None and state["optimizer"] is not None:
-                self._own.optimizer.load_state_dict(state["optimizer"])
+            if self._own is not None:
+                self._own.optimizer.load_state_dict(state["optimizer"]["state"])
             if isinstance(self._distillation, nn.Module) and state["distillation"] is not None:
                 self._distillation.load_state_dict(state["distillation"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise ResumeError(f"the state is of another network or optimizer: {error}") from error
-        if (self._own is None) != (state["optimizer"] is None):
-            raise ResumeError("the state and this session must both have an optimizer, or neither")
         self._pruning.load_state_dict(state["pruning"])
         if self._outward.log is not None and rank() == 0:
             self._outward.log.rewind(done)
@@ -249,7 +254,7 @@ class Session:
             "steps": self.steps,
             "done": self.done,
             "model": dict(self._network.state_dict()),
-            "optimizer": None if self._own is None else self._own.optimizer.state_dict(),
+            "optimizer": optimizer_state(self._own),
             "distillation": dict(distillation.state_dict()) if isinstance(distillation, nn.Module) else None,
             "pruning": self._pruning.state_dict(),
             "random": random,
@@ -278,18 +283,16 @@ class Session:
         for name in sorted((name for name, begin in begins.items() if begin <= now), key=begins.__getitem__):
             part = attach(self._plan.tensors[name])
             self._simulated.append(part)
-            self._adopt(name, part.simulation, part.rate)
+            self._adopt(part.simulation, part.rate)
         for name, config in self._plan.activations.items():
             if config.begin <= now and name not in self.quantizers:
                 layer = self._network.get_submodule(name)
                 self.quantizers[name] = attach_quantizer(layer, name, config)
-                self._adopt(name, self.quantizers[name], config.rate)
+                self._adopt(self.quantizers[name], config.rate)
 
-    def _adopt(self, name: str, part: nn.Module, rate: float) -> None:
+    def _adopt(self, part: nn.Module, rate: float) -> None:
         if self._own is not None:
             self._own.add(part.parameters(), rate)
-        elif self.done > 0 and any(parameter.requires_grad for parameter in part.parameters()):
-            raise UsageError(f"{name}: its {type(part).__name__} has parameters to train; prepare with optimizer=...")
 
     def _clock(self, part: Simulated) -> Clock:
         return Clock(self.done - part.begin, None if self.steps is None else max(self.steps - part.begin, 0))
@@ -322,6 +325,22 @@ class Session:
         if log.measures(self.done):
             record["bytes"] = self.estimate_bytes()
         log.write(record)
+
+    def _check_trained(self) -> None:
+        """UsageError, naming them, where parts have parameters to train, but there is no optimizer for them."""
+        if self._own is not None:
+            return
+        parts: dict[str, nn.Module] = {part.planned.name: part.simulation for part in self._simulated}
+        parts |= self.quantizers
+        if isinstance(self._distillation, nn.Module):
+            parts["distillation"] = self._distillation
+        own = {name: part for name, part in parts.items() if any(p.requires_grad for p in part.parameters())}
+        if own:
+            shown = shortlist(f"{name} ({type(part).__name__})" for name, part in own.items())
+            raise UsageError(
+                f"nobody trains the parameters that come with {shown}: give tersor.prepare the optimizer, or call "
+                "session.join(optimizer) before the first step"
+            )
 
     def _check_open(self) -> None:
         if self._over:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tersor.calibration.samples import listed
+from tersor.calibration.samples import calibrating
 from tersor.costs import effective_parameters
 from tersor.errors import UsageError
 from tersor.pruning import Prune
@@ -56,7 +56,7 @@ class Gradual:
         self.schedule = schedule
         self.regrow = regrow
         self.steps = 0
-        self._data = Data(None if calibration is None else listed(calibration), loss)
+        self._data = Data(calibrating(calibration), loss)
         self._plan = weight_plan(model, as_recipe(config))
         for name, option in self._plan.items():
             if option.density is None:

@@ -10,7 +10,7 @@ from torch import nn
 from tersor.calibrated import Evaluate, measured
 from tersor.calibration.copying import copied
 from tersor.costs import Costs
-from tersor.errors import CalibrationError, TersorError, UsageError
+from tersor.errors import CalibrationError, TersorError, UsageError, shortlist
 from tersor.pruning import Prune
 from tersor.pruning.schedules import Schedule as DensityPath
 from tersor.shrinking.options import Iterative, LayerByLayer
@@ -23,10 +23,11 @@ FineTune = Callable[[nn.Module], object]
 
 @dataclass
 class Run:
-    """A network on its way. Mutable: rounds, units and notes grow.
+    """A network on its way. Mutable: rounds, units, notes and floors grow.
 
     model: the best so far. before: costs of the original. reference: its metric; None without `evaluate`.
     units: of groups that lost some, what they had and have. metric: of `model`.
+    floors: of tensors and groups that keep more than was asked for, how much.
     """
 
     model: nn.Module
@@ -40,6 +41,7 @@ class Run:
     units: dict[str, tuple[int, int]] = field(default_factory=dict)
     rounds: list[Round] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    floors: dict[str, str] = field(default_factory=dict)
 
     def take(self, name: str, passed: Passed) -> Round:
         """Fine-tunes and measures what a pass gave; the network itself is not accepted yet."""
@@ -59,6 +61,12 @@ class Run:
         self.model, self.metric = passed.model, found.metric
         self.units.update(passed.units)
         self.notes += [note for note in passed.notes if note not in self.notes]
+        self.floors.update(passed.floors)
+
+    def told(self) -> tuple[str, ...]:
+        """All that was done differently from what was asked; floors in one note."""
+        kept = shortlist(f"{name} ({how_much})" for name, how_much in self.floors.items())
+        return (*self.notes, f"more is kept than was asked for, by floors: {kept}") if kept else tuple(self.notes)
 
 
 def prune_at_once(run: Run) -> None:
@@ -97,8 +105,8 @@ def prune_layer_by_layer(run: Run, schedule: LayerByLayer) -> None:
     for name, option in planned(run.model, run.passes):
         candidate = copied(run.model)
         if isinstance(option, Prune):
-            notes = run.passes.prune_weights(candidate, {name: option})
-            passed = Passed(candidate, {}, notes)
+            floors = run.passes.prune_weights(candidate, {name: option})
+            passed = Passed(candidate, {}, (), floors)
         else:
             passed = run.passes.remove(candidate, option, only=[name])
         found = run.take(name, passed)

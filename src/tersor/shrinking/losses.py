@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tersor.calibration.objectives import default_objective
-from tersor.calibration.samples import call
-from tersor.errors import CalibrationError, TersorError
+from tersor.calibration.samples import call, described
+from tersor.errors import CalibrationError, TersorError, named
 
 Loss = Callable[[nn.Module, Any], Tensor]
 """(model, batch) -> a scalar: it calls the model as it likes."""
@@ -21,27 +21,40 @@ def unlabelled(batch: Any) -> Any:
     return batch[0] if isinstance(batch, (tuple, list)) and len(batch) == 2 else batch
 
 
+def answer(model: nn.Module, batch: Any, index: int) -> Any:
+    """The model's output for a batch of the argument `calibration`. CalibrationError, naming both, if it rejects it."""
+    try:
+        return call(model, batch, index)
+    except TersorError as error:
+        raise named("calibration", error) from error
+
+
 def forward(model: nn.Module, batch: Any, index: int, loss: Loss | None, generator: torch.Generator) -> Tensor:
     """Runs the model on a batch; the scalar to take gradients of: `loss`, or `default_objective` of the output.
 
-    Raises CalibrationError, naming the sample, where model or loss raise, or the loss is no finite scalar.
+    Raises CalibrationError, naming the batch, where model or loss raise, or the loss is no finite scalar.
     """
     value: Any
     if loss is None:
-        value = default_objective(call(model, batch, index), generator)
+        value = default_objective(answer(model, batch, index), generator)
     else:
         try:
             value = loss(model, batch)
         except TersorError:
             raise
         except Exception as error:
-            raise CalibrationError(f"sample {index}: the loss raised {type(error).__name__}: {error}") from error
+            raise CalibrationError(
+                f"calibration: batch {index}, {described(batch)}: the loss raised {type(error).__name__}: {error}; it "
+                "is called with (model, batch): give batches with all that it takes, such as (inputs, labels)"
+            ) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
-        raise CalibrationError(f"sample {index}: the loss must be a scalar tensor, got {value!r}")
+        raise CalibrationError(f"calibration: batch {index}: the loss must be a scalar tensor, got {value!r}")
     if not bool(torch.isfinite(value)):
         raise CalibrationError(
-            f"sample {index}: the loss is {float(value.detach())}; look at the samples and the model"
+            f"calibration: batch {index}: the loss is {float(value.detach())}; look at the samples and the model"
         )
     if torch.is_grad_enabled() and not value.requires_grad:
-        raise CalibrationError(f"sample {index}: the loss has no gradient: it does not depend on the layers")
+        raise CalibrationError(
+            f"calibration: batch {index}: the loss has no gradient: it does not depend on the layers"
+        )
     return value

@@ -6,10 +6,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tersor.calibration import batchnorm
 from tersor.calibration.copying import copied
+from tersor.calibration.guard import untouched
 from tersor.errors import UsageError
 from tersor.pruning import Prune, PruneBlocks, PruneChannels
 from tersor.recipe import Recipe, TensorKey
@@ -17,7 +19,7 @@ from tersor.shrinking.blocks import Residual, residual, without_blocks
 from tersor.shrinking.channels import score_groups
 from tersor.shrinking.compensation import compensate
 from tersor.shrinking.holding import hold, masks_of, release, write
-from tersor.shrinking.losses import Loss, unlabelled
+from tersor.shrinking.losses import Loss, answer, unlabelled
 from tersor.shrinking.matching import Removal, Step, tensor_keys, weight_plan
 from tersor.shrinking.removal import Origin, Removed, follow, origin_of, remove_channels, units_before
 from tersor.shrinking.weights import Data, input_statistics, reconstructed, weight_evidence, weight_masks
@@ -38,11 +40,13 @@ class Passed:
     """model: with its masks held. notes: as of `Pruned`.
 
     units: of groups that lost some, what they had before pruning began and what they have now.
+    floors: of tensors and groups that keep more than was asked for, how much.
     """
 
     model: nn.Module
     units: dict[str, tuple[int, int]]
     notes: tuple[str, ...]
+    floors: Mapping[str, str]
 
 
 class Passes:
@@ -74,23 +78,25 @@ class Passes:
         """All steps, in order. `model` is changed, or replaced by a smaller one."""
         units: dict[str, tuple[int, int]] = {}
         notes: list[str] = []
+        floors: dict[str, str] = {}
         for step in self.steps:
             if isinstance(step, Recipe):
-                notes += self.prune_weights(model, self.plan(model, step), at)
+                floors.update(self.prune_weights(model, self.plan(model, step), at))
             else:
                 found = self.remove(model, step, at)
                 model = found.model
                 units.update(found.units)
                 notes += found.notes
-        return Passed(model, units, tuple(notes))
+                floors.update(found.floors)
+        return Passed(model, units, tuple(notes), floors)
 
     def plan(self, model: nn.Module, recipe: Recipe) -> dict[str, Prune]:
         """`weight_plan`, with patterns that may speak of tensors that went on the way."""
         self._tensors = self._tensors or tensor_keys(model)
         return weight_plan(model, recipe, self._tensors)
 
-    def prune_weights(self, model: nn.Module, plan: Mapping[str, Prune], at: At = at_once) -> tuple[str, ...]:
-        """Holds the model's weights at new masks, in place; gives notes. What is pruned already stays so."""
+    def prune_weights(self, model: nn.Module, plan: Mapping[str, Prune], at: At = at_once) -> dict[str, str]:
+        """Holds the model's weights at new masks, in place; gives floors. What is pruned already stays so."""
         steps = {n: o if o.density is None else replace(o, density=at(o.density)) for n, o in plan.items()}
         plain = copied(model)
         before = release(plain)
@@ -101,7 +107,7 @@ class Passes:
             masks[name] = mask
             write(model, name, weight)
         hold(model, masks)
-        return found.notes
+        return found.floors
 
     def remove(
         self, model: nn.Module, removal: Removal, at: At = at_once, only: Collection[str] | None = None
@@ -124,7 +130,7 @@ class Passes:
             hold(model, masks)
         hold(found.model, found.masks)
         self._settle(found.model)
-        return Passed(found.model, found.units, found.notes)
+        return Passed(found.model, found.units, found.notes, found.floors)
 
     def _settle(self, model: nn.Module) -> None:
         """The running moments of batch norms, of what they see now; repaired weights leave them as they were."""
@@ -231,15 +237,18 @@ def adopt(model: nn.Module, found: nn.Module) -> nn.Module:
 
 
 def arguments(
-    example_inputs: Any, samples: Sequence[Any] | None, loss: Loss | None
+    model: nn.Module, example_inputs: Any, samples: Sequence[Any] | None, loss: Loss | None
 ) -> tuple[tuple[Any, ...] | None, dict[str, Any] | None]:
     """(args, kwargs) of one call; by default of the first sample; (None, None) where there is none, either.
 
-    UsageError for inputs of another kind.
+    UsageError for inputs of another kind; CalibrationError where the model, which is handed back as it came, rejects
+    the first sample.
     """
     batch = example_inputs
     if batch is None and samples is not None:
         batch = samples[0] if loss is None else unlabelled(samples[0])
+        with torch.no_grad(), untouched(model, 0):
+            answer(model, batch, 0)
     if batch is None:
         return None, None
     if isinstance(batch, Tensor):

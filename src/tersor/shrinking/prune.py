@@ -10,7 +10,7 @@ from torch import nn
 
 from tersor.calibrated import Evaluate, measured
 from tersor.calibration.copying import copied
-from tersor.calibration.samples import batches, listed
+from tersor.calibration.samples import batches, calibrating
 from tersor.errors import TersorWarning, UsageError
 from tersor.recipe import Recipe
 from tersor.shrinking.holding import masks_of
@@ -62,10 +62,11 @@ def prune(
         pruned in one shot; make optimizers after everything else.
     seed:   of the calibration's random projections.
 
-    Where less is pruned than asked for (a layer keeps one unit at least), a TersorWarning says so. Raises UsageError
-    for contradicting options, patterns that match nothing and criteria without what they need; CalibrationError where
-    inputs, `evaluate` or `fine_tune` fail; StructureError, naming group and operation, where a network cannot be
-    followed or a removal does not give the masked network; MismatchError as `hold`. Messages name the layer.
+    Where less is pruned than asked for (a layer keeps one unit at least), one TersorWarning says so of all layers.
+    Raises UsageError for contradicting options, patterns that match nothing and criteria without what they need;
+    CalibrationError where inputs, `calibration`, `evaluate` or `fine_tune` fail; StructureError, naming group and
+    operation, where a network cannot be followed or a removal does not give the masked network; MismatchError as
+    `hold`. Messages name the layer.
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"prune takes an nn.Module, got {type(model).__name__}")
@@ -73,8 +74,8 @@ def prune(
     check_names(steps, model)
     measure = _measures(measure, schedule)
     _check_functions(fine_tune, evaluate, loss)
-    samples = None if calibration is None else listed(calibration)
-    args, kwargs = arguments(example_inputs, samples, loss)
+    samples = calibrating(calibration)
+    args, kwargs = arguments(model, example_inputs, samples, loss)
     repair = _repairs(repair, samples, fine_tune)
     passes = Passes(steps, args, kwargs, Data(samples, loss, seed), repair=repair)
     direct = inplace and schedule is None and all(isinstance(step, Recipe) for step in steps)
@@ -88,7 +89,7 @@ def prune(
         prune_layer_by_layer(run, schedule)
     else:
         prune_at_once(run)
-    for note in run.notes:
+    for note in run.told():
         warnings.warn(note, TersorWarning, stacklevel=2)
     return _result(run, blocks_between(model, run.model), adopt(model, run.model) if inplace else run.model)
 
@@ -106,7 +107,7 @@ def _result(run: Run, blocks: tuple[str, ...], model: nn.Module) -> Pruned:
         run.reference,
         run.metric,
         tuple(run.rounds),
-        tuple(run.notes),
+        run.told(),
     )
 
 

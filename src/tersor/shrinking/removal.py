@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tersor.costs import count_macs, macs_by_module
-from tersor.errors import StructureError, UsageError
+from tersor.errors import StructureError, UsageError, shortlist
 from tersor.pruning import PruneChannels
 from tersor.shrinking.channels import normalised
 from tersor.shrinking.selection import Selected, eligible, numbers_left, select, share_that_meets
@@ -49,6 +49,7 @@ class Removed:
     """What is left. masks: of weights that are pruned, cut with them. notes: where less was removed than asked for.
 
     units: of groups that lost some, what they had before pruning began and what they have. cuts: what went of tensors.
+    floors: of groups that keep more than was asked for, how much.
     """
 
     model: nn.Module
@@ -56,6 +57,7 @@ class Removed:
     units: dict[str, tuple[int, int]]
     notes: tuple[str, ...]
     cuts: Cuts = field(default_factory=dict)
+    floors: Mapping[str, str] = field(default_factory=dict)
 
 
 def follow(
@@ -78,11 +80,18 @@ def follow(
     named = eligible(groups.groups, options)
     candidates = [group for group in eligible(named, options, but) if only is None or group.name in only]
     if not named:
+        allowed = eligible(groups.groups, replace(options, match=("*",)))
+        if allowed:
+            names = (member.tensor for group in allowed for member in group.members if member.role == "output")
+            raise StructureError(
+                f"match: {', '.join(options.match)} names no tensor that computes channels which may go, as these do: "
+                f"{shortlist(dict.fromkeys(names))}"
+            )
         left = sum(group.normalised for group in groups.groups)
         reasons = "; ".join(f"{frozen.tensor}: {frozen.reason}" for frozen in groups.frozen[:5])
         raise StructureError(
             f"no group of channels may lose units: {len(groups.groups)} found, {left} of them behind a normalisation "
-            f"over channels (normalised=True takes them), others by match or keep. Frozen: {reasons or 'none'}"
+            f"over channels (normalised=True takes them), others by keep. Frozen: {reasons or 'none'}"
         )
     return Followed(found, groups, tuple(candidates))
 
@@ -199,7 +208,7 @@ class _Removal:
         """The network without them."""
         followed, selected = self.followed, self.selected(share)
         selection: Selection = selected.removed
-        notes = [f"group {name} keeps {count} units: its floor" for name, count in selected.floors.items()]
+        notes: list[str] = []
         if self.parts > 1:
             notes.append(
                 f"all groups keep the same share, a multiple of 1/{self.parts}: the network takes the width of its "
@@ -215,7 +224,8 @@ class _Removal:
         sizes = {group.name: group.units for group in followed.candidates}
         units = {name: (self.before[name], sizes[name] - len(gone)) for name, gone in selection.items()}
         cuts = selected_cuts(self.model, selection, followed.groups)
-        return Removed(smaller, _cut(self.masks, cuts), units, tuple(notes), cuts)
+        floors = {name: f"{count} units" for name, count in selected.floors.items()}
+        return Removed(smaller, _cut(self.masks, cuts), units, tuple(notes), cuts, floors)
 
 
 def _cut(masks: Mapping[str, Tensor], cuts: Cuts) -> dict[str, Tensor]:

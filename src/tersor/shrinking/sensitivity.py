@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from tersor.calibrated import Evaluate, measured
 from tersor.calibration.copying import copied
-from tersor.calibration.samples import listed
+from tersor.calibration.samples import calibrating
 from tersor.columns import numbers_table
-from tersor.errors import MissingExtraError, UsageError
+from tersor.errors import MissingExtraError, UsageError, did_you_mean, shortlist
 from tersor.pruning import Prune, PruneChannels
 from tersor.recipe import Recipe, Rule
 from tersor.shrinking.channels import score_groups
@@ -154,13 +154,13 @@ def sensitivity(
     config = config or Prune(density=0.5)
     _check(config, fractions)
     patterns = (layers,) if isinstance(layers, str) else tuple(layers)
-    samples = None if calibration is None else listed(calibration)
+    samples = calibrating(calibration)
     data = Data(samples, loss, seed)
     reference = measured(evaluate, copied(model), " of the model as it is")
     work = copied(model)
     release(work)
     if isinstance(config, PruneChannels):
-        args, kwargs = arguments(example_inputs, samples, loss)
+        args, kwargs = arguments(model, example_inputs, samples, loss)
         if args is None:
             raise UsageError("prune_channels needs example_inputs: what one call of the model takes")
         followed = follow(work, config, args, kwargs or {})
@@ -248,7 +248,8 @@ def _at(config: Prune, density: float) -> Prune:
 def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(f"sensitivity: {pattern!r} matches no layer; there are {', '.join(names[:20])}")
+            hint = did_you_mean(pattern, names) or f"; there are {shortlist(names)}"
+            raise UsageError(f"sensitivity: {pattern!r} matches no layer{hint}")
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -43,10 +43,11 @@ class Data:
 
 @dataclass(frozen=True)
 class WeightMasks:
-    """masks: bool, of the weights' shapes, on the CPU, by name. notes: where floors held against what was asked."""
+    """masks: bool, of the weights' shapes, on the CPU, by name. floors: of tensors that keep more than was asked for,
+    how much."""
 
     masks: dict[str, Tensor]
-    notes: tuple[str, ...] = ()
+    floors: dict[str, str] = field(default_factory=dict)
 
 
 def weight_masks(
@@ -63,22 +64,22 @@ def weight_masks(
     weights = {name: tensor.detach() for name, tensor in effective_parameters(model) if name in plan}
     held = masks_of(model)
     masks: dict[str, Tensor] = {}
-    notes: list[str] = []
+    floors: dict[str, str] = {}
     pools: dict[Prune, dict[str, Tensor]] = {}
     for name, option in plan.items():
         try:
             if option.scope == "global":
                 pools.setdefault(option, {})[name] = _scores(option, weights[name], evidence.get(name), held.get(name))
             else:
-                masks[name] = _own_mask(name, option, weights[name], evidence.get(name), held.get(name), notes)
+                masks[name] = _own_mask(name, option, weights[name], evidence.get(name), held.get(name), floors)
         except TersorError as error:
             raise named(name, error) from error
     for option, scores in pools.items():
         assert option.density is not None
         found = global_masks(scores, option.density, pattern=option.pattern, floor=option.floor)
         masks.update(found.masks)
-        notes.extend(f"{name} keeps {more} more than its scores earn: its floor" for name, more in found.raised.items())
-    return WeightMasks({name: masks[name] for name in plan}, tuple(notes))
+        floors.update((name, f"{more} more than its scores earn") for name, more in found.raised.items())
+    return WeightMasks({name: masks[name] for name in plan}, floors)
 
 
 def input_statistics(
@@ -185,7 +186,7 @@ def _own_mask(
     weight: Tensor,
     evidence: WeightEvidence | None,
     held: Tensor | None,
-    notes: list[str],
+    floors: dict[str, str],
 ) -> Tensor:
     def mask_at(density: float | None) -> Tensor:
         if option.threshold is not None or (held is None and density == option.density):
@@ -200,5 +201,5 @@ def _own_mask(
     while not bool(mask.any()):
         density = min(1.0, 2 * density)
         mask = mask_at(density)
-    notes.append(f"{name} would lose all of its weights; {int(mask.sum())} of {mask.numel()} are kept")
+    floors[name] = f"{int(mask.sum())} of {mask.numel()}, not to lose all"
     return mask

@@ -13,6 +13,7 @@ from tersor.errors import StructureError, TersorError
 from tersor.structure.cuts import Cut, Cuts, cut
 from tersor.structure.dropped import Dropped
 from tersor.structure.edits import Edits, Keys, integers
+from tersor.versioned import read_versioned
 
 NAME = "tersor.structure"
 """Of the attachment in a .tsr file, and of the key in a state_dict's metadata."""
@@ -20,7 +21,6 @@ NAME = "tersor.structure"
 _FORMAT = 1
 _LIMIT = 64 << 20  # characters
 _POSITIONS = 1 << 23  # in all lists together: a short text may ask for many
-_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -95,26 +95,29 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
         """The inverse of `to_json`. StructureError for anything else; what it says is checked when it is applied."""
-        try:
-            if len(text) > _LIMIT:
-                raise ValueError(f"it is larger than {_LIMIT} bytes")
-            top = json.loads(text)
-            if top["format"] != _FORMAT:
-                raise ValueError(f"it is of format {top['format']!r}; this tersor reads {_FORMAT}: install a newer one")
-            cuts: dict[tuple[str, int], Cut] = {}
-            budget = _POSITIONS
-            for entry in top["cuts"]:
-                own = Cut(_integer(entry["of"]), _positions(entry["removed"], _integer(entry["of"]), budget))
-                budget -= len(own.removed)
-                for name, dims in entry["in"].items():
-                    for dim in dims:
-                        if (name, _integer(dim)) in cuts:
-                            raise ValueError(f"dimension {dim} of {name!r} is listed twice")
-                        cuts[name, dim] = own
-            values = {(_text(name), _keys(keys)): _integer(value) for name, keys, value in top["integers"]}
-            return cls(tuple(map(_text, top["blocks"])), cuts, values)
-        except _DAMAGE as error:
-            raise StructureError(f"the structure stored with the network is damaged: {error}") from error
+        return read_versioned(
+            text,
+            cls._of,
+            version=_FORMAT,
+            limit=_LIMIT,
+            error=StructureError,
+            what="the structure stored with the network",
+        )
+
+    @classmethod
+    def _of(cls, top: Mapping[str, Any]) -> Manifest:
+        cuts: dict[tuple[str, int], Cut] = {}
+        budget = _POSITIONS
+        for entry in top["cuts"]:
+            own = Cut(_integer(entry["of"]), _positions(entry["removed"], _integer(entry["of"]), budget))
+            budget -= len(own.removed)
+            for name, dims in entry["in"].items():
+                for dim in dims:
+                    if (name, _integer(dim)) in cuts:
+                        raise ValueError(f"dimension {dim} of {name!r} is listed twice")
+                    cuts[name, dim] = own
+        values = {(_text(name), _keys(keys)): _integer(value) for name, keys, value in top["integers"]}
+        return cls(tuple(map(_text, top["blocks"])), cuts, values)
 
 
 def apply_manifest(module: nn.Module, manifest: Manifest, edits: Edits | None = None) -> None:

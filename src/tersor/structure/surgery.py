@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tersor.calibration.copying import copied
 from tersor.calibration.guard import untouched
-from tersor.errors import StructureError, TersorError
+from tersor.errors import StructureError, TersorError, shortlist
 from tersor.structure.carried import carry, manifest_of
 from tersor.structure.constants import Failure, Search
 from tersor.structure.cuts import Cuts, cut, selected_cuts, zero
@@ -266,5 +266,4 @@ def _described(failure: Failure, target: nn.Module) -> str:
 
 def _groups_named(selection: Selection) -> str:
     chosen = [name for name, units in selection.items() if len(units)]
-    more = f" and {len(chosen) - 4} more" if len(chosen) > 4 else ""
-    return f"group{'s' if len(chosen) > 1 else ''} {', '.join(map(repr, chosen[:4]))}{more}"
+    return f"group{'s' if len(chosen) > 1 else ''} {shortlist(map(repr, chosen))}"

@@ -101,13 +101,13 @@ def _computed(model: nn.Module, number: int, samples: list[Any], dtype: torch.dt
             output = main_output(call(model, batch, index))
             if output.dim() == 0 or len(output) != size or (found and output.shape[1:] != found[0].shape[1:]):
                 raise CalibrationError(
-                    f"sample {index}: teacher {number} gives an output of shape {tuple(output.shape)} for a batch of "
+                    f"batch {index}: teacher {number} gives an output of shape {tuple(output.shape)} for a batch of "
                     f"{size}; all samples must have answers of one shape"
                 )
             kept = output.to("cpu", dtype)
             if not bool(torch.isfinite(kept).all()):
                 raise CalibrationError(
-                    f"sample {index}: the output of teacher {number} holds NaN or Inf as {dtype}; look at the samples"
+                    f"batch {index}: the output of teacher {number} holds NaN or Inf as {dtype}; look at the samples"
                     + (", or take float32" if dtype == torch.float16 else "")
                 )
             found.append(kept)

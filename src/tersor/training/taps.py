@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tersor.calibration.objectives import main_output
-from tersor.errors import CalibrationError, UsageError
+from tersor.errors import CalibrationError, UsageError, did_you_mean
 
 
 class Taps:
@@ -26,9 +25,7 @@ class Taps:
         modules = dict(model.named_modules())
         for name in names:
             if name not in modules:
-                near = get_close_matches(name, list(modules), n=3, cutoff=0.5)
-                hint = f"; did you mean {', '.join(near)}?" if near else ""
-                raise UsageError(f"{of} has no module {name!r}{hint}")
+                raise UsageError(f"{of} has no module {name!r}{did_you_mean(name, modules)}")
         self._of = of
         self._graded = graded
         self._outputs: dict[str, Tensor] = {}
