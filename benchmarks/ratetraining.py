@@ -17,8 +17,9 @@ from torch.nn.utils import parametrize
 
 import tersor
 from benchmarks.training import Images
-from tersor.container.writer import Entry
+from tersor.container.writer import Entry, file_bytes
 from tersor.quantization import Quantize
+from tersor.sessions.size_control import steered, wanted_bytes
 from tersor.shrinking.dead import dead_units, fold_dead
 from tersor.simulation.base import Clock
 from tersor.simulation.rate import RateAware, RateSimulation
@@ -29,6 +30,11 @@ from tersor.structure.order import alike, permuted
 from tersor.structure.trace import trace
 from tersor.training.distill import soft_targets
 
+_GAINS = 2.0, 0.3
+"""Of the controller: a third of `SizeControl`'s, since a whole epoch lies between two measurements."""
+_ARRIVES = 0.35
+_MARGIN = 0.97
+"""Of the bytes allowed, what a training aims at: it ends a few percent beside that."""
 _REPRESENTATION = Quantize(bits=8, granularity="tensor")
 
 
@@ -39,6 +45,7 @@ class Stage:
     multiplier: nats a bit, 0 for a training of the float network. biases: share of it for vectors, which take few bytes
     and are soon missed. shifts: images move by up to one pixel.
     distilled: weight of the teacher's predictions at `temperature`, where there is a teacher.
+    max_bytes: where the training is to end: the multiplier is moved after each epoch as `sessions.SizeControl` does it.
     """
 
     epochs: int
@@ -46,12 +53,13 @@ class Stage:
     batch: int = 128
     multiplier: float = 1e-5
     ramp: float = 0.3
-    settle: float = 0.3
+    settle: float = 0.0
     biases: float = 0.1
     decay: float = 0.0
     shifts: bool = True
     distilled: float = 0.0
     temperature: float = 2.0
+    max_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -123,10 +131,13 @@ class Trainer:
     ) -> Weights:
         """A stage from `start` on; `report` is told after each epoch."""
         weights = dataclasses.replace(start, moments={}, steps=0)
+        control = None if stage.max_bytes is None else _Control(self, stage)
         for epoch in range(stage.epochs):
             weights = self._epoch(weights, stage, epoch, seed)
             if self.fold and stage.multiplier:
                 weights = self.folded(weights, constants=epoch + 1 < stage.epochs)
+            if control is not None:
+                stage = control.next(stage, weights, (epoch + 1) / stage.epochs)
             if report is not None:
                 report(epoch, weights)
         return weights
@@ -215,6 +226,23 @@ class Trainer:
             for name, simulation in simulations.items():
                 simulation.after_step(stored[name], None, clock)
         return (epoch + 1) * each
+
+
+class _Control:
+    """Moves the multiplier of a stage from epoch to epoch, so that the file ends at its `max_bytes`."""
+
+    def __init__(self, trainer: Trainer, stage: Stage) -> None:
+        self.trainer, self.multiplier = trainer, stage.multiplier
+        self.first, self.total = 0, 0.0
+
+    def next(self, stage: Stage, weights: Weights, part: float) -> Stage:
+        """The stage as the next epoch has it, when the share `part` of the training is over."""
+        assert stage.max_bytes is not None
+        size = file_bytes(compressed(ordered(self.trainer, weights)).entries)
+        self.first = self.first or size
+        wanted = wanted_bytes(self.first, _MARGIN * stage.max_bytes, part, _ARRIVES)
+        logarithm, self.total = steered(size, wanted, self.total, *_GAINS)
+        return dataclasses.replace(stage, multiplier=self.multiplier * math.exp(logarithm), ramp=0.0)
 
 
 def config_of(stage: Stage, tensor: Tensor) -> RateAware:

@@ -40,12 +40,14 @@ def wanted_bytes(first: float, goal: float, part: float, arrives: float) -> floa
     return first * (goal / first) ** (1.0 if arrives == 0 else min(part / arrives, 1.0))
 
 
-def steered(size: float, wanted: float, total: float) -> tuple[float, float]:
-    """(ln p, the sum of errors): the controller's equation. total: the sum of the errors before."""
+def steered(
+    size: float, wanted: float, total: float, proportional: float = _PROPORTIONAL, integral: float = _INTEGRAL
+) -> tuple[float, float]:
+    """(ln p, the sum of errors): the controller's equation, K_P and K_I. total: the sum of the errors before."""
     error = math.log(max(size, 1.0) / wanted)
-    limit = _MOST / _INTEGRAL
+    limit = _MOST / integral
     total = min(max(total + error, -limit), limit)
-    return min(max(_PROPORTIONAL * error + _INTEGRAL * total, -_MOST), _MOST), total
+    return min(max(proportional * error + integral * total, -_MOST), _MOST), total
 
 
 @torch.no_grad()
