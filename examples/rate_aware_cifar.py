@@ -161,7 +161,7 @@ def rules(model: nn.Module, steps: Mapping[str, float], multiplier: float) -> li
     for name, weight in model.named_parameters():
         if weight.dim() > 1:
             start = steps[name] / float(weight.detach().square().mean().sqrt()) if name in steps else 1.0
-            config = RateAware(multiplier=multiplier, ramp=0.05, settle=0.2, start=start)
+            config = RateAware(multiplier=multiplier, ramp=0.05, start=start)
             found.append(Rule(name, Quantize(bits=8, granularity="tensor"), train=config))
     return found
 

@@ -80,7 +80,7 @@ STUDIES = (
         "LeNet-5",
         LeNet5,
         DENSE5,
-        Stage(16),
+        Stage(16, multiplier=3e-6),
         (
             Goal(8000, None, "no loss"),
             Goal(4000, 0.74, "Deep Compression: 44 KB at 0.74 %"),

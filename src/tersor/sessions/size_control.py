@@ -73,7 +73,7 @@ class SizeControl:
     max_bytes: of the file of these weights alone (`rate_bytes`). The training ends a little below or above it, within a
                few percent: leave room for other tensors, and a margin.
     steps:     of the training. every: steps between measurements, each of which codes all weights; None for a 50th of
-               the training. arrives: the share of it in which the size is reached; before zeros settle, best.
+               the training. arrives: the share of it in which the size is reached.
     Mutable: `size` is the last measured, `pressure` the factor in force.
     UsageError for numbers out of range, or a model without such weights.
     """

@@ -32,7 +32,7 @@ class RateAware(Training):
 
     multiplier: loss (nats, as a rule) that a bit is worth. LeNets on MNIST end at a few kilobytes with 1e-5.
     ramp:       share of the training over which the multiplier rises from 0, in a straight line.
-    settle:     share of the training, at its end, in which zeros stay zero. Before, weights that are worth about their
+    settle:     share of the training, at its end, in which zeros stay zero. Without, weights that are worth about their
                 bits go to zero and come back all the time, many at once.
     refit:      steps between two fits of the contexts to the codes.
     start:      the first step, in root mean squares of the tensor.
@@ -44,7 +44,7 @@ class RateAware(Training):
     rate: float = 1.5e-3
     multiplier: float = 1e-5
     ramp: float = 0.3
-    settle: float = 0.3
+    settle: float = 0.0
     refit: int = 50
     start: float = 1.0
 
