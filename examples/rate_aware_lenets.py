@@ -7,7 +7,7 @@ one training from the dense network ends at: the multiplier is moved after each 
 end; plans were found on validation images. The dense networks have the same images, with the same shifts, as the small
 ones.
 
-Budget: one core, 90 minutes for both networks and three seeds with shifts, as long without; what is done is kept, and an
+Budget: one core, 90 minutes for both networks and three seeds with shifts, as long without. What is done is kept; an
 interrupted run goes on. `MALLOC_MMAP_THRESHOLD_=268435456 MALLOC_TRIM_THRESHOLD_=536870912` in the environment takes
 page faults off, most of the time of elementwise work. `--short` runs on scikit-learn's digits in under a minute, proves
 no number and writes nothing.
