@@ -332,6 +332,19 @@ def ordered(trainer: Trainer, weights: Weights) -> Weights:
     return dataclasses.replace(weights, tensors=permuted(weights.tensors, trainer.groups, orders), moments={})
 
 
+def trimmed(weights: Weights, share: float) -> Weights:
+    """Without that share of the codes that are not zero: those whose weights lie nearest to it, in steps."""
+    simulations = simulations_of(weights)
+    distances = {
+        name: (tensor / simulations[name].step().detach()).abs() * (simulations[name].codes(tensor) != 0)
+        for name, tensor in weights.tensors.items()
+    }
+    living = torch.cat([distance[distance > 0] for distance in distances.values()])
+    least = living.kthvalue(max(round(share * living.numel()), 1)).values
+    tensors = {name: tensor * (distances[name] > least) for name, tensor in weights.tensors.items()}
+    return dataclasses.replace(weights, tensors=tensors, moments={})
+
+
 def compressed(weights: Weights) -> tersor.CompressedModel:
     """The network for `tersor.save`, in the shapes of the original class."""
     simulations = simulations_of(weights)

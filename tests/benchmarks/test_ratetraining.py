@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import tersor
-from benchmarks.ratetraining import Pictures, Stage, Trainer, Weights, compressed, ordered, strongest
+from benchmarks.ratetraining import Pictures, Stage, Trainer, Weights, compressed, ordered, strongest, trimmed
 from tersor.shrinking.dead import dead_units
 
 
@@ -85,6 +85,18 @@ def test_units_in_another_order_are_the_same_network(trainer, data, trained):
     one, two = (trainer.quantized(weights)(data[0]) for weights in (trained, other))
     assert torch.allclose(one, two, atol=1e-5)
     assert any(not torch.equal(other.tensors[name], tensor) for name, tensor in trained.tensors.items())
+
+
+def test_the_weights_nearest_to_zero_are_trimmed(trainer, trained):
+    before, after = (
+        {entry.name: entry.tensor.codes.flatten() for entry in compressed(weights).entries}
+        for weights in (trained, trimmed(trained, 0.25))
+    )
+    gone = {name: (codes != 0) & (after[name] == 0) for name, codes in before.items()}
+    alive = sum(int((codes != 0).sum()) for codes in before.values())
+    assert sum(int(flags.sum()) for flags in gone.values()) == round(0.25 * alive)
+    assert all(torch.equal(before[name][~flags], after[name][~flags]) for name, flags in gone.items())
+    assert all(before[name][flags].abs().max() == 1 for name, flags in gone.items() if flags.any())
 
 
 def test_the_strongest_units_stay(trainer, start):
