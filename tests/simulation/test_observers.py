@@ -83,6 +83,14 @@ def test_mse_is_no_worse_than_any_other_end(symmetric):
         assert found <= squared_error(values, counts, affine(*ends, 4, symmetric)) + 1e-9
 
 
+def test_entropy_is_not_misled_by_the_zeros_of_a_rectifier():
+    observer = Observe(method="entropy").observer()
+    values = torch.randn(100_000, generator=torch.Generator().manual_seed(0)).relu()
+    observer(values)
+    grid = observer.grid()
+    assert float((values > 255 * grid.scale).float().mean()) < 1e-3
+
+
 def test_entropy_cuts_off_far_values_but_not_even_ones():
     tail = (1e5 * (-torch.arange(2048).double() / 40).exp()).floor()
     tail[2047] = 1.0

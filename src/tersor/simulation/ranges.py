@@ -57,11 +57,14 @@ def entropy_range(counts: Tensor, start: float, width: float, bits: int) -> tupl
 
     For each T, P is the distribution of the values with |x| <= T, those beyond counted at the end; Q is the same
     without those beyond, in as few bins as the grid has levels of one sign, spread over the bins that P fills. T is
-    where KL(P || Q) is least. counts: float64 (N,) of the bins [start + i width, start + (i + 1) width).
+    where KL(P || Q) is least. The bin of 0 counts as its neighbour does: zeros, half of what rectifiers give, are on
+    every grid, and would be spread over the first level. counts: float64 (N,) of the bins [start + i width, start +
+    (i + 1) width).
     """
     low, high = start, start + width * len(counts)
     levels = 1 << (bits if low >= 0 else bits - 1)
     magnitudes = _magnitudes(counts, start, width)
+    magnitudes[0] = magnitudes[1]
     last = int(magnitudes.nonzero().max()) + 1 if bool(magnitudes.any()) else 1
     size = max(abs(low), abs(high)) / len(magnitudes)
     if last <= levels:
