@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ from tersor.structure.groups import Groups, find_groups
 from tersor.structure.order import alike, permuted
 from tersor.structure.trace import trace
 from tersor.training.distill import soft_targets
+
+N = TypeVar("N")
 
 _GAINS = 3.0, 0.6
 """Of the controller: less than `SizeControl`'s, since a whole epoch lies between two measurements."""
@@ -332,6 +335,16 @@ def ordered(trainer: Trainer, weights: Weights) -> Weights:
     return dataclasses.replace(weights, tensors=permuted(weights.tensors, trainer.groups, orders), moments={})
 
 
+def strong(distances: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Where codes stay, bool, if that share of those that are not zero goes: the nearest to it.
+
+    distances: of the weights from zero, in steps; 0 where the code is.
+    """
+    living = torch.cat([distance[distance > 0] for distance in distances.values()])
+    least = living.kthvalue(max(round(share * living.numel()), 1)).values
+    return {name: distance > least for name, distance in distances.items()}
+
+
 def trimmed(weights: Weights, share: float) -> Weights:
     """Without that share of the codes that are not zero: those whose weights lie nearest to it, in steps."""
     simulations = simulations_of(weights)
@@ -339,10 +352,22 @@ def trimmed(weights: Weights, share: float) -> Weights:
         name: (tensor / simulations[name].step().detach()).abs() * (simulations[name].codes(tensor) != 0)
         for name, tensor in weights.tensors.items()
     }
-    living = torch.cat([distance[distance > 0] for distance in distances.values()])
-    least = living.kthvalue(max(round(share * living.numel()), 1)).values
-    tensors = {name: tensor * (distances[name] > least) for name, tensor in weights.tensors.items()}
+    stay = strong(distances, share)
+    tensors = {name: tensor * stay[name] for name, tensor in weights.tensors.items()}
     return dataclasses.replace(weights, tensors=tensors, moments={})
+
+
+def fitting(without: Callable[[float], N], fits: Callable[[N], bool], hundredths: int) -> N:
+    """Without as many hundredths of the codes, so many at most, as keep a file from fitting.
+
+    without: share -> what is left without it; all of it for 0. Whether the last one fits is not known.
+    """
+    left = without(0.0)
+    for gone in range(1, hundredths + 1):
+        if fits(left):
+            break
+        left = without(gone / 100)
+    return left
 
 
 def compressed(weights: Weights) -> tersor.CompressedModel:

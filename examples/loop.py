@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,16 @@ def settle_batch_norms(model: nn.Module, images: Tensor, batch: int, count: int 
     """Gives batch norms the moments of up to `count` batches, the weights being those of evaluation mode."""
     model.eval()
     apply(model, reestimate(model, list(images[: count * batch].split(batch))))
+
+
+def opened(model: CompressedModel, build: Callable[[], nn.Module]) -> tuple[int, nn.Module]:
+    """The size of the whole file on disk, and the network of the original class with what it gives back."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.tsr"
+        tersor.save(model, path, threads=1)
+        network = build()
+        network.load_state_dict(tersor.load(path))
+        return path.stat().st_size, network.eval()
 
 
 def file_bytes(model: CompressedModel) -> int:

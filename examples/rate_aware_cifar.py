@@ -19,7 +19,6 @@ import argparse
 import copy
 import dataclasses
 import functools
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +28,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-import tersor
 from benchmarks import vgg
 from benchmarks.journal import Journal, work_folder
 from benchmarks.machine import write_results
 from benchmarks.mnist import digits
 from benchmarks.networks import networks as known_networks
+from benchmarks.ratetraining import fitting, strong
 from benchmarks.sources import ResNetCifar, cifar10_test, cifar10_train
 from benchmarks.training import Images, Plan, Split, accuracy, divided, seeded, summary
-from examples.loop import Guide, file_bytes, train
+from examples.loop import Guide, file_bytes, opened, train
 from tersor.calibration.adjacent import adjacent
 from tersor.calibration.batchnorm import BATCH_NORMS
 from tersor.calibration.vectors import round_vectors, vector_weights
@@ -217,24 +216,21 @@ def packed(study: Study, trained: Mapping[str, Tensor], images: Tensor) -> Compr
     return compressed_model(model, {**weights, **rounded})
 
 
-def fitting(study: Study, goal: Goal, trained: Mapping[str, Tensor], images: Tensor) -> CompressedModel:
+def fitted(study: Study, goal: Goal, trained: Mapping[str, Tensor], images: Tensor) -> CompressedModel:
     """`packed`, small enough for the goal: else a hundredth of the weights goes at a time, up to a tenth of them."""
-    compressed = packed(study, trained, images)
-    for hundredths in range(1, 11):
-        if file_bytes(compressed) * goal.times <= study.original_bytes:
-            break
-        compressed = packed(study, trimmed(trained, hundredths / 100), images)
-    return compressed
+
+    def without(share: float) -> CompressedModel:
+        return packed(study, trimmed(trained, share) if share else trained, images)
+
+    return fitting(without, lambda found: file_bytes(found) * goal.times <= study.original_bytes, 10)
 
 
 def trimmed(trained: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     """Without that share of the weights that are not zero: those the optimizer left nearest to it, in steps."""
     plain, steps, stored = _parts(trained)
-    distances = {name: (stored[name] / step).abs() for name, step in steps.items()}
-    living = torch.cat([distance[plain[name] != 0] for name, distance in distances.items()])
-    least = living.kthvalue(max(round(share * living.numel()), 1)).values
-    zeroed = {name: plain[name] * (distance > least) for name, distance in distances.items()}
-    return {**trained, **zeroed}
+    distances = {name: (stored[name] / step).abs() * (plain[name] != 0) for name, step in steps.items()}
+    stay = strong(distances, share)
+    return {**trained, **{name: plain[name] * stay[name] for name in steps}}
 
 
 @torch.no_grad()
@@ -272,16 +268,6 @@ def _parts(flat: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Ten
     return plain, steps, stored
 
 
-def opened(study: Study, compressed: CompressedModel) -> tuple[int, nn.Module]:
-    """The size of the whole file on disk, and the network of the original class with what it gives back."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.tsr"
-        tersor.save(compressed, path, threads=1)
-        model = study.build()
-        model.load_state_dict(tersor.load(path))
-        return path.stat().st_size, model.eval()
-
-
 def measure(study: Study, seeds: Sequence[int], data: Split) -> dict[str, Any]:
     """Bytes and accuracies over seeds, of each goal and of the float network it is held against."""
     plan = [study.settings(), len(data.train[1])]
@@ -310,7 +296,7 @@ def _rows(study: Study, seed: int, data: Split, journal: Journal, folder: Path) 
         state = folder / f"{key} state"
         work = functools.partial(small, study, goal, origin, copy.deepcopy(reference), data.train, seed, state)
         origin = journal.tensors(key, work)
-        size, model = opened(study, fitting(study, goal, origin, data.train[0][:500]))
+        size, model = opened(fitted(study, goal, origin, data.train[0][:500]), study.build)
         networks = {"": model, "float_": reference}
         parts = {"validation": data.validation, "test": data.test}
         found = {f"{kind}{part}": accuracy(m, parts[part]) for kind, m in networks.items() for part in parts}

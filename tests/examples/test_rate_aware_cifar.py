@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from benchmarks.sources import ResNetCifar
-from benchmarks.training import Split, seeded
+from benchmarks.training import seeded
 from examples import rate_aware_cifar
+from examples.loop import opened
 from examples.rate_aware_cifar import (
     STEPS,
     STUDIES,
@@ -19,7 +20,6 @@ from examples.rate_aware_cifar import (
     Tiny,
     balanced,
     factors_and_shifts,
-    opened,
     packed,
     rules,
     trimmed,
@@ -27,16 +27,8 @@ from examples.rate_aware_cifar import (
 from tersor.simulation import RateAware
 
 
-@pytest.fixture
-def few_digits(monkeypatch, tmp_path):
-    monkeypatch.setenv("TERSOR_WORK", str(tmp_path))
-    images = torch.randn(192, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    part = images, images[:, 0, 10:18, 10:18].sum((1, 2)).gt(0).long()
-    monkeypatch.setattr(rate_aware_cifar, "digits", lambda: Split(part, part, part))
-    return tmp_path
-
-
 def test_short_run(few_digits, capsys):
+    folder = few_digits(rate_aware_cifar)
     (result,) = rate_aware_cifar.main(["--short"])
     assert [goal["times"] for goal in result["goals"]] == [6, 8]
     for goal in result["goals"]:
@@ -44,10 +36,10 @@ def test_short_run(few_digits, capsys):
         assert goal["lost"]["mean"] == pytest.approx(goal["float_test"]["mean"] - goal["test"]["mean"])
     assert result["original_bytes"] == 4 * sum(p.numel() for p in Tiny().parameters())
     assert "Tiny" in capsys.readouterr().out
-    kept = sorted(path.name for path in few_digits.rglob("*.safetensors"))
-    assert len(kept) == 4 and not list(few_digits.rglob("*state"))
+    kept = sorted(path.name for path in folder.rglob("*.safetensors"))
+    assert len(kept) == 4 and not list(folder.rglob("*state"))
     assert rate_aware_cifar.main(["--short"]) == [result]  # from what was kept
-    assert sorted(path.name for path in few_digits.rglob("*.safetensors")) == kept
+    assert sorted(path.name for path in folder.rglob("*.safetensors")) == kept
 
 
 def test_goals_are_those_to_be_reached():
@@ -120,13 +112,13 @@ def test_the_file_gives_the_network_back():
                 parameter.copy_((parameter / steps[name + STEPS]).round() * steps[name + STEPS])
         model.layer1[0].conv1.weight[5] = 0.0
     flat = {**model.state_dict(), **steps}
-    size, again = opened(study, packed(study, flat, images))
+    size, again = opened(packed(study, flat, images), study.build)
     with torch.no_grad():
         wanted, found = model(images), again(images)
     assert float((wanted - found).square().mean() / wanted.var()) < 1e-3
     name = "layer3.0.conv2.weight"
     assert torch.equal(*(network.get_parameter(name).detach().reshape(-1).sort().values for network in (model, again)))
-    coarse, _ = opened(study, packed(dataclasses.replace(study, vectors=1e-5), flat, images))
+    coarse, _ = opened(packed(dataclasses.replace(study, vectors=1e-5), flat, images), study.build)
     assert size < study.original_bytes / 8 and coarse <= size
 
 

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
-import torch
-
-from benchmarks.training import Split
 from examples import rate_aware_lenets
 
 
-@pytest.fixture
-def few_digits(monkeypatch, tmp_path):
-    monkeypatch.setenv("TERSOR_WORK", str(tmp_path))
-    images = torch.randn(192, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    part = images, images[:, 0, 10:18, 10:18].sum((1, 2)).gt(0).long()
-    monkeypatch.setattr(rate_aware_lenets, "digits", lambda: Split(part, part, part))
-    return tmp_path
-
-
 def test_short_run(few_digits, capsys):
+    folder = few_digits(rate_aware_lenets)
     (result,) = rate_aware_lenets.main(["--short", "LeNet-300-100"])
     (goal,) = result["goals"]
     assert goal["bytes"]["mean"] <= goal["max_bytes"] and 0 <= goal["test"]["mean"] <= 100
     assert result["original_bytes"] == 4 * 266_610 and "LeNet-300-100, 1 seeds" in capsys.readouterr().out
-    kept = sorted(path.name for path in few_digits.rglob("*.safetensors"))
+    kept = sorted(path.name for path in folder.rglob("*.safetensors"))
     assert len(kept) >= 2
     assert rate_aware_lenets.main(["--short", "LeNet-300-100"]) == [result]  # from what was kept
-    assert sorted(path.name for path in few_digits.rglob("*.safetensors")) == kept
+    assert sorted(path.name for path in folder.rglob("*.safetensors")) == kept
 
 
 def test_goals_are_those_to_be_reached():
