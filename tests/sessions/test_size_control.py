@@ -32,7 +32,7 @@ def test_controller_meets_its_goal_where_sizes_follow_a_power_slowly():
     """A network whose size goes to 1,100 p^-0.8 with a lag of three measurements; p must rise to 20."""
     size, total = 1000.0, 0.0
     for number in range(1, 61):
-        logarithm, total = steered(size, wanted_bytes(1000, 100, number / 60, 0.7), total)
+        logarithm, total = steered(size, wanted_bytes(1000, 100, number / 60, 0.5), total)
         rest = 3000 * math.exp(-0.8 * (logarithm + math.log(3.5)))
         size *= (rest / size) ** (1 - math.exp(-1 / 3))
     assert size == pytest.approx(100, rel=0.05)

@@ -79,7 +79,7 @@ class SizeControl:
     """
 
     def __init__(
-        self, model: nn.Module, max_bytes: int, steps: int, *, every: int | None = None, arrives: float = 0.7
+        self, model: nn.Module, max_bytes: int, steps: int, *, every: int | None = None, arrives: float = 0.5
     ) -> None:
         every = max(steps // 50, 1) if every is None else every
         if max_bytes < 1 or steps < 1 or every < 1 or not 0.0 <= arrives <= 1.0:
