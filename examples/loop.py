@@ -59,12 +59,11 @@ def train(
         torch.manual_seed(seed)
         recipe = Recipe(list(rules))
         session = tersor.prepare(model, recipe, optimizer=optimizer, steps=steps, distillation=guide.teaching)
-        control = None if guide.max_bytes is None else SizeControl(model, guide.max_bytes, steps)
+        if guide.max_bytes is not None:
+            SizeControl(session, guide.max_bytes)
         rates = [group["lr"] / plan.rate for group in optimizer.param_groups]
         if state is not None and state.exists():
-            kept = session.load(state)
-            if control is not None:
-                control.load_state_dict(kept)
+            session.load(state)
         model.train()
         for chosen in _batches(len(labels), plan.batch, seed, session.done, steps):
             step = session.done
@@ -78,10 +77,8 @@ def train(
             session.loss(loss(outputs, labels[chosen]), inputs=batch, outputs=outputs).backward()
             optimizer.step()
             session.step()
-            if control is not None:
-                control.step(session.done)
             if state is not None and session.done % (len(labels) // plan.batch) == 0:
-                session.save(state, None if control is None else control.state_dict())
+                session.save(state)
         if ending is not None:
             ending(model)
         if settle:

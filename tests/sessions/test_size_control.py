@@ -10,7 +10,7 @@ from torch import nn
 
 import tersor
 from tersor.container.writer import file_bytes
-from tersor.errors import UsageError
+from tersor.errors import ResumeError, UsageError
 from tersor.quantization import Quantize
 from tersor.recipe import Rule
 from tersor.sessions import SizeControl
@@ -52,15 +52,20 @@ def build():
     return nn.Sequential(nn.Linear(32, 96), nn.ReLU(), nn.Linear(96, 4))
 
 
+def prepared(steps):
+    model = build()
+    return tersor.prepare(model, RULES, optimizer=torch.optim.Adam(model.parameters(), 5e-3), steps=steps)
+
+
 def trained(goal, steps=150, stop=None, state=None):
     """(model, control, session) after `stop` steps, from a state if there is one."""
     torch.manual_seed(0)
     model = build()
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     session = tersor.prepare(model, RULES, optimizer=optimizer, steps=steps)
-    control = SizeControl(model, goal, steps)
+    control = SizeControl(session, goal)
     if state is not None:
-        control.load_state_dict(session.load(state))
+        session.load(state)
     inputs = torch.randn(128, 32, generator=torch.Generator().manual_seed(1))
     labels = (inputs[:, :2] > 0).long() @ torch.tensor([1, 2])
     for _ in range(session.done, steps if stop is None else stop):
@@ -68,7 +73,6 @@ def trained(goal, steps=150, stop=None, state=None):
         session.loss(nn.functional.cross_entropy(model(inputs), labels)).backward()
         optimizer.step()
         session.step()
-        control.step(session.done)
     return model, control, session
 
 
@@ -83,22 +87,30 @@ def test_training_ends_at_the_size(goal):
 
 def test_a_stopped_training_goes_on_bit_by_bit(tmp_path):
     whole, control, _ = trained(400, steps=60)
-    _, half, session = trained(400, steps=60, stop=33)
-    session.save(tmp_path / "state", half.state_dict())
+    _, _, session = trained(400, steps=60, stop=33)
+    session.save(tmp_path / "state")
+    with pytest.raises(ResumeError, match="SizeControl"):
+        prepared(60).load(tmp_path / "state")
     again, resumed, _ = trained(400, steps=60, state=tmp_path / "state")
     assert resumed.state_dict() == control.state_dict() and control.pressure != 1.0
     for key, tensor in whole.state_dict().items():
         assert torch.equal(again.state_dict()[key], tensor)
 
 
-@pytest.mark.parametrize("option", [{"max_bytes": 0}, {"steps": 0}, {"every": 0}, {"arrives": 1.5}])
+@pytest.mark.parametrize(
+    "option", [{"max_bytes": 0}, {"max_bytes": "4KB"}, {"max_bytes": math.nan}, {"every": 0}, {"arrives": 1.5}]
+)
 def test_numbers_out_of_range(option):
-    model = build()
-    tersor.prepare(model, RULES, optimizer=torch.optim.SGD(model.parameters(), 0.1))
-    with pytest.raises(UsageError, match="must be positive"):
-        SizeControl(model, **{"max_bytes": 100, "steps": 10, **option})
+    session = prepared(10)
+    with pytest.raises(UsageError, match="positive integers"):
+        SizeControl(session, **{"max_bytes": 100, **option})
+    assert session.state_dict()["companions"]["kinds"] == []
 
 
-def test_a_network_that_does_not_train_rate_aware():
+def test_what_it_cannot_control():
     with pytest.raises(UsageError, match="RateAware"):
-        SizeControl(build(), 100, 10)
+        SizeControl(tersor.prepare(build(), Rule("*", Quantize(bits=8)), steps=10), 100)
+    with pytest.raises(UsageError, match="steps="):
+        SizeControl(prepared(None), 100)
+    with pytest.raises(UsageError, match="session"):
+        SizeControl(build(), 100)

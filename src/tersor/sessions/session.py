@@ -20,6 +20,7 @@ from tersor.progress import Progress
 from tersor.recipe import Recipe
 from tersor.sessions import state as states
 from tersor.sessions.attachments import Simulated, attach, attach_quantizer, detach_quantizer
+from tersor.sessions.companion import Companion, check_companions, kinds
 from tersor.sessions.finalizing import compressed_model, compressed_weights, make_ordinary
 from tersor.sessions.log import Log
 from tersor.sessions.optimizers import OwnParameters, check_optimizer, optimizer_state
@@ -83,6 +84,7 @@ class Session:
         self._outward = outward or Outward()
         self._network = unwrapped(model)
         self._simulated: list[Simulated] = []
+        self._companions: list[Companion] = []
         self._losses: dict[str, Tensor] = {}
         self._over = False
         self._began = time.monotonic()
@@ -111,6 +113,10 @@ class Session:
             self._own.add(quantizer.parameters(), self._plan.activations[name].rate)
         if isinstance(self._distillation, nn.Module):
             self._own.add(self._distillation.parameters(), _rate_of(self._distillation, optimizer))
+
+    def accompany(self, companion: Companion) -> None:
+        """Lets it act after each step from now on; its state is kept with the session's."""
+        self._companions.append(companion)
 
     def own_parameters(self) -> list[nn.Parameter]:
         """What simulations and quantizers have brought to train beside the network's own parameters."""
@@ -167,6 +173,8 @@ class Session:
                 part.simulation.after_step(part.planned.stored, part.mask, self._clock(part))
         self._pruning.step()
         self._attach_due()
+        for companion in self._companions:
+            companion.step(self.done)
         self._tell()
 
     def finalize(self, model: nn.Module | None = None) -> CompressedModel:
@@ -210,6 +218,7 @@ class Session:
         self._check_open()
         states.check_recipe(state.get("recipe"), self.recipe)
         states.check_structure(state["structure"], manifest_of(self._network))
+        check_companions(state["companions"]["kinds"], self._companions)
         done = int(state["done"])
         late = [part.planned.name for part in self._simulated if part.begin > done]
         if late:
@@ -226,6 +235,8 @@ class Session:
         except (RuntimeError, ValueError, KeyError) as error:
             raise ResumeError(f"the state is of another network or optimizer: {error}") from error
         self._pruning.load_state_dict(state["pruning"])
+        for companion, own in zip(self._companions, state["companions"]["states"], strict=True):
+            companion.load_state_dict(own)
         if self._outward.log is not None and rank() == 0:
             self._outward.log.rewind(done)
         states.set_random_state(state["random"][rank() % len(state["random"])])
@@ -260,6 +271,7 @@ class Session:
             "optimizer": optimizer_state(self._own),
             "distillation": dict(distillation.state_dict()) if isinstance(distillation, nn.Module) else None,
             "pruning": self._pruning.state_dict(),
+            "companions": {"kinds": kinds(self._companions), "states": [c.state_dict() for c in self._companions]},
             "random": random,
         }
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ from tersor.errors import UsageError
 from tersor.sessions.plan import plain_name
 from tersor.shrinking.holding import Mask
 from tersor.simulation.rate import RateSimulation
+
+if TYPE_CHECKING:
+    from tersor.sessions.session import Session
 
 _PROPORTIONAL, _INTEGRAL = 6.0, 0.8
 """K_P and K_I, for some 50 measurements a training: sizes follow the multiplier within two to ten of them, to its power
@@ -63,42 +66,46 @@ def rate_bytes(model: nn.Module) -> int:
 
 
 class SizeControl:
-    """Leads a network in a session to a size: call `step` after each `session.step`.
+    """Leads the network of a session to a size; it goes along with the session, and is kept in its state.
 
-        control = SizeControl(model, max_bytes=43_000, steps=1500)
+        session = tersor.prepare(network, rules, optimizer=optimizer, steps=1500)
+        SizeControl(session, max_bytes=43_000)
         for batch in batches:
-            ...; session.step(); control.step(session.done)
+            ...; session.step()
 
-    model:     holds weights that train by `RateAware`; their multipliers are where it starts from.
+    session:   of known `steps`, whose network holds weights that train by `RateAware`; their multipliers are where it
+               starts from.
     max_bytes: of the file of these weights alone (`rate_bytes`). The training ends a little below or above it, within a
                few percent: leave room for other tensors, and a margin.
-    steps:     of the training. every: steps between measurements, each of which codes all weights; None for a 50th of
-               the training. arrives: the share of it in which the size is reached.
+    every:     steps between measurements, each of which codes all weights; None for a 50th of the training.
+    arrives:   the share of the training in which the size is reached.
     Mutable: `size` is the last measured, `pressure` the factor in force.
-    UsageError for numbers out of range, or a model without such weights.
+    UsageError for what is no session, numbers out of range, or a network without such weights.
     """
 
-    def __init__(
-        self, model: nn.Module, max_bytes: int, steps: int, *, every: int | None = None, arrives: float = 0.5
-    ) -> None:
+    def __init__(self, session: Session, max_bytes: int, *, every: int | None = None, arrives: float = 0.5) -> None:
+        model, steps = getattr(session, "model", None), getattr(session, "steps", None)
+        if not isinstance(model, nn.Module) or steps is None:
+            raise UsageError(f"SizeControl needs a session that knows its steps=, got {session!r}")
         every = max(steps // 50, 1) if every is None else every
-        if max_bytes < 1 or steps < 1 or every < 1 or not 0.0 <= arrives <= 1.0:
+        if not _whole(max_bytes) or not _whole(every) or not 0.0 <= arrives <= 1.0:
             raise UsageError(
-                "max_bytes, steps and every must be positive, and arrives lie in [0, 1], "
-                f"got {max_bytes}, {steps}, {every} and {arrives}"
+                "max_bytes and every must be positive integers, and arrives lie in [0, 1], "
+                f"got {max_bytes!r}, {every!r} and {arrives!r}"
             )
         if not any(True for _ in _trained(model)):
             raise UsageError(
-                "the model has no weights that train rate-aware: call tersor.prepare before, with RateAware"
+                "the session has no weights that train rate-aware: give tersor.prepare a rule with train=RateAware()"
             )
         self.model, self.max_bytes, self.steps = model, max_bytes, steps
         self.every, self.arrives = every, arrives
         self.first = self.size = rate_bytes(model)
         self.pressure = 1.0
         self._total = 0.0
+        session.accompany(self)
 
     def step(self, done: int) -> None:
-        """Measures and sets the pressure, where it is time to. done: optimizer steps so far."""
+        """Measures and sets the pressure, where it is time to; see `Companion`."""
         if done % self.every:
             return
         self.size = rate_bytes(self.model)
@@ -116,6 +123,10 @@ class SizeControl:
         """The inverse of `state_dict`."""
         self.first, self.size = state["first"], state["size"]
         self.pressure, self._total = state["pressure"], state["total"]
+
+
+def _whole(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number > 0
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, ParametrizationList, RateSimulation]]:
