@@ -6,11 +6,11 @@ writes examples/results/rate_aware_cifar.json. Bytes are those of whole .tsr fil
 class. A goal is a size and the points of accuracy that it may cost against the float network of the same recipe: the
 same weights to start from, trained as long on the same pictures, mirrored and shifted. That network also teaches the
 small one. Each goal takes one training, in which `sessions.SizeControl` moves the multiplier so that it ends at the
-size; the second goal starts from the network of the first. Test images are looked at once, in the end.
+size. Test images are looked at once, in the end.
 
-Budget: one core; about 40 minutes for a seed of ResNet-20, 105 for one of VGG-16, two fifths for float networks. What
-is done is kept, and an interrupted run goes on from the last epoch. `--short` runs on scikit-learn's digits in seconds,
-proves no number and writes nothing.
+Budget: one core; about 40 minutes for a seed of ResNet-20, 80 for one of VGG-16. What is done is kept, and an
+interrupted run goes on from the last epoch. `--short` runs on scikit-learn's digits in seconds, proves no number and
+writes nothing.
 """
 
 from __future__ import annotations
@@ -71,10 +71,11 @@ class Goal:
 
 @dataclass(frozen=True)
 class Study:
-    """A network, its goals, largest file first, and how each is trained.
+    """A network, its goals, and how each is trained.
 
-    start: (training images) -> the float network. plan: of each goal, and of the float network that it is held
-    against. multiplier: nats a bit, where the first goal starts from. rest: bytes of the file that no weights take.
+    start: (training images) -> the float network. plan: of each goal, and of the float network that all are held
+    against. multiplier: nats a bit, where the first goal starts from, and the others in proportion to `times`. rest:
+    bytes of the file that no weights take.
     vectors: nats a bit, at which factors and shifts are rounded. distilled: share of the teacher's predictions.
     """
 
@@ -150,28 +151,23 @@ def balanced(model: nn.Module, images: Tensor) -> None:
         norm.running_var.copy_(((norm.running_var + norm.eps) * scale.square() - norm.eps).clamp_(min=0.0))
 
 
-def rules(model: nn.Module, steps: Mapping[str, float], multiplier: float) -> list[Rule]:
-    """Rate-aware training of all weights, from the steps that they have; from their root mean squares without any."""
-    found = []
-    for name, weight in model.named_parameters():
-        if weight.dim() > 1:
-            start = steps[name] / float(weight.detach().square().mean().sqrt()) if name in steps else 1.0
-            config = RateAware(multiplier=multiplier, ramp=0.05, start=start)
-            found.append(Rule(name, Quantize(bits=8, granularity="tensor"), train=config))
-    return found
+def rules(model: nn.Module, multiplier: float) -> list[Rule]:
+    """Rate-aware training of all weights."""
+    names = [name for name, weight in model.named_parameters() if weight.dim() > 1]
+    config = RateAware(multiplier=multiplier, ramp=0.05)
+    return [Rule(name, Quantize(bits=8, granularity="tensor"), train=config) for name in names]
 
 
 def small(
-    study: Study, goal: Goal, origin: Mapping[str, Tensor], teacher: nn.Module, data: Images, seed: int, state: Path
+    study: Study, goal: Goal, start: Mapping[str, Tensor], teacher: nn.Module, data: Images, seed: int, state: Path
 ) -> dict[str, Tensor]:
     """The tensors of the network trained for a goal, with the steps of its weights and what the optimizer moved.
 
-    origin: the same of the goal before, or the tensors of the float network.
+    start: the tensors of the float network.
     """
     model = study.build()
-    plain, steps, stored = _parts(origin)
-    model.load_state_dict({**plain, **stored})
-    multiplier = float(origin.get("|multiplier", torch.tensor(study.multiplier)))
+    model.load_state_dict(start)
+    multiplier = study.multiplier * goal.times / study.goals[0].times
     model.to(memory_format=torch.channels_last)
     teacher.to(memory_format=torch.channels_last)
     kept: dict[str, Tensor] = {}
@@ -182,12 +178,10 @@ def small(
                 weight = plain_name(f"{name}.original")
                 kept[weight + STORED] = chain.original.detach().clone()
                 kept[weight + STEPS] = chain[0].step().detach()
-                kept["|multiplier"] = chain[0].pressure * chain[0].config.multiplier
 
     teaching = Distillation(model, teacher, Distill(study.temperature, study.distilled)) if study.distilled else None
     guide = Guide(teaching, round(MARGIN * study.original_bytes / goal.times) - study.rest)
-    plan = rules(model, {name: float(step) for name, step in steps.items()}, multiplier)
-    train(model, plan, data, study.plan, seed, state=state, settle=True, ending=ending, guide=guide)
+    train(model, rules(model, multiplier), data, study.plan, seed, state=state, settle=True, ending=ending, guide=guide)
     return {**model.state_dict(), **kept}
 
 
@@ -253,16 +247,16 @@ def measure(study: Study, seeds: Sequence[int], data: Split) -> dict[str, Any]:
 def _rows(study: Study, seed: int, data: Split, journal: Journal, folder: Path) -> list[dict[str, Any]]:
     """Bytes of the file and accuracies in percent, for each goal."""
     rows = []
-    reference = copy.deepcopy(study.start(data.train))
-    balanced(reference.eval(), data.train[0][:100])
-    origin: Mapping[str, Tensor] = reference.state_dict()
+    start = copy.deepcopy(study.start(data.train))
+    balanced(start.eval(), data.train[0][:100])
+    reference = _float(study, start, data.train, seed, journal, folder)
     for goal in study.goals:
         key = f"{study.name} {seed} {goal.times:g}"
-        reference = _float(study, reference, data.train, seed, journal, key, folder)
         state = folder / f"{key} state"
-        work = functools.partial(small, study, goal, origin, copy.deepcopy(reference), data.train, seed, state)
-        origin = journal.tensors(key, work)
-        size, model = opened(fitted(study, goal, origin, data.train[0][:500]), study.build)
+        teacher = copy.deepcopy(reference)
+        work = functools.partial(small, study, goal, start.state_dict(), teacher, data.train, seed, state)
+        trained = journal.tensors(key, work)
+        size, model = opened(fitted(study, goal, trained, data.train[0][:500]), study.build)
         networks = {"": model, "float_": reference}
         parts = {"validation": data.validation, "test": data.test}
         found = {f"{kind}{part}": accuracy(m, parts[part]) for kind, m in networks.items() for part in parts}
@@ -271,17 +265,16 @@ def _rows(study: Study, seed: int, data: Split, journal: Journal, folder: Path) 
     return rows
 
 
-def _float(
-    study: Study, start: nn.Module, data: Images, seed: int, journal: Journal, key: str, folder: Path
-) -> nn.Module:
+def _float(study: Study, start: nn.Module, data: Images, seed: int, journal: Journal, folder: Path) -> nn.Module:
     """The float network trained on for as long as a goal takes."""
+    key = f"{study.name} {seed} float"
 
     def work(model: nn.Module) -> None:
         model.load_state_dict(start.state_dict())
         model.to(memory_format=torch.channels_last)
-        train(model, [], data, study.plan, seed, state=folder / f"{key} float state", settle=True)
+        train(model, [], data, study.plan, seed, state=folder / f"{key} state", settle=True)
 
-    return journal.network(f"{key} float", study.build(), work).to(memory_format=torch.contiguous_format).eval()
+    return journal.network(key, study.build(), work).to(memory_format=torch.contiguous_format).eval()
 
 
 def _reached(study: Study, goal: Goal, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class Rule:
     def __post_init__(self) -> None:
         if not self.patterns or not all(isinstance(p, str) and p for p in self.patterns):
             raise UsageError(f"a rule needs a pattern of tensor names to match, got {self.match!r}")
-        if not any((self.representation, self.prune, self.train, self.activations, self.channels, self.blocks)):
+        if not self.treats and not self.channels and not self.blocks:
             raise UsageError(f"the rule for {self.match!r} does nothing; give it a representation or prune")
         for field, (base, fault) in _FIELDS.items():
             value = getattr(self, field)
@@ -144,6 +144,11 @@ class Rule:
         """What the rule removes of networks, blocks first, with the rule's patterns as their `match`."""
         found = [value for value in (self.blocks, self.channels) if value is not None]
         return tuple(replace(value, match=self.patterns) for value in found)
+
+    @property
+    def treats(self) -> bool:
+        """Whether it says anything of what stays."""
+        return any((self.representation, self.prune, self.train, self.activations))
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -281,6 +286,12 @@ class Recipe:
     def removals(self) -> tuple[Rule, ...]:
         """The rules that remove channels or blocks, in order."""
         return tuple(rule for rule in self.rules if rule.removals)
+
+    def parted(self) -> tuple[Recipe, Recipe]:
+        """What is removed of a network, and what is done with the rest."""
+        removing = [Rule(rule.match, channels=rule.channels, blocks=rule.blocks) for rule in self.removals]
+        treating = [replace(rule, channels=None, blocks=None) for rule in self.rules if rule.treats]
+        return Recipe(removing), Recipe(treating)
 
     def to_list(self) -> list[dict[str, Any]]:
         """As a list of mappings for JSON or YAML."""

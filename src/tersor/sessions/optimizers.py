@@ -25,8 +25,7 @@ class OwnParameters:
     """
 
     def __init__(self, optimizer: Optimizer, rates: Iterable[float]) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise UsageError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        check_kind(optimizer)
         self.optimizer = optimizer
         self.parameters: list[nn.Parameter] = []
         for rate in dict.fromkeys(float(rate) for rate in rates):
@@ -63,6 +62,12 @@ class OwnParameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         average([parameter.grad for parameter in whole if parameter.grad is not None])
+
+
+def check_kind(optimizer: object) -> None:
+    """UsageError for what is no torch optimizer."""
+    if not isinstance(optimizer, Optimizer):
+        raise UsageError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
 
 
 def optimizer_state(own: OwnParameters | None) -> dict[str, Any] | None:

@@ -15,7 +15,9 @@ from tersor.files import check_output
 from tersor.progress import Progress
 from tersor.recipe import Recipe, Rule
 from tersor.sessions.log import Log, as_log
+from tersor.sessions.optimizers import check_kind
 from tersor.sessions.plan import make_plan
+from tersor.sessions.removal import remove_parts
 from tersor.sessions.session import Outward, Session, unwrapped
 from tersor.sessions.teaching import Teaching
 from tersor.sessions.unfinished import warn_unfinished
@@ -28,6 +30,7 @@ def prepare(
     model: nn.Module,
     recipe: Recipe | Rule | list[Rule],
     *,
+    example_inputs: Any = None,
     optimizer: Optimizer | None = None,
     teacher: nn.Module | Sequence[nn.Module] | None = None,
     distillation: Teaching | None = None,
@@ -40,9 +43,12 @@ def prepare(
 ) -> Session:
     """Makes `model` ready for a training loop that compresses it, and gives the `Session` that the loop calls.
 
-    model:  changed in place: weights are pruned and simulated by parametrizations from now on. Parameters stay the
-            same objects. May be wrapped in DistributedDataParallel or compiled; best it is not yet.
+    model:  changed in place: channels and blocks are removed now, weights are pruned and simulated by parametrizations
+            from now on. Parameters stay the same objects. May be wrapped in DistributedDataParallel or compiled; best
+            it is not yet, and where something is removed it must not be.
     recipe: which technique for which weight, and when (`Training.begin`, `Schedule`).
+    example_inputs: what one call takes, as of `tersor.prune`, for rules that remove; by default the first batch of
+            `calibration`.
     optimizer: made for the model's parameters; gets groups for those that simulations bring. Make schedulers of
             learning rates after this call: they count the groups. None where nothing brings parameters, or for
             `Session.join` later; else the first `Session.step` raises.
@@ -50,11 +56,12 @@ def prepare(
     distillation: the same with other settings; or any function of the student's inputs and outputs (`Teaching`).
     steps:  optimizer steps in all, for what is ramped over the training, and for `progress`. A TersorWarning names the
             rules whose schedules end later.
-    calibration, calibration_loss: for criteria of pruning that look at samples, as in `tersor.prune`.
+    calibration, calibration_loss: for criteria of pruning that look at samples, and repairs, as in `tersor.prune`.
     log:    a file of JSON lines, or a `Log`. progress: called with (stage, done, total); needs `steps`.
     checkpoint: the file that gets the session's state if the loss is no number any more.
     Raises UsageError for patterns that match nothing, contradicting rules, a network that is in a session already, and
     whatever the techniques refuse; messages name the weight. OutputError where `log` or `checkpoint` cannot be written.
+    What `tersor.prune` raises where channels or blocks cannot be removed; nothing has been changed then.
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"prepare takes an nn.Module, got {type(model).__name__}")
@@ -64,26 +71,38 @@ def prepare(
         raise UsageError("progress needs steps: how many optimizer steps the training has")
     if checkpoint is not None:
         check_output(checkpoint, force=True)
+    if optimizer is not None:
+        check_kind(optimizer)
+    outward = Outward(as_log(log), progress, checkpoint)
     chosen = recipe if isinstance(recipe, Recipe) else Recipe([recipe] if isinstance(recipe, Rule) else recipe)
-    if chosen.removals:
-        raise UsageError(
-            f"the rule for {chosen.removals[0].match!r} removes channels or blocks: that changes the network, so do it "
-            "before training, by tersor.prune(model, recipe, example_inputs=...)"
-        )
+    data = Data(calibrating(calibration), calibration_loss)
     plan = make_plan(unwrapped(model), chosen)
+    if chosen.removals:
+        _check_whole(model, chosen)
+        removing, treating = chosen.parted()
+        remove_parts(model, removing, optimizer, data, example_inputs)
+        plan = make_plan(model, treating)
     session = Session(
         model,
         chosen,
         plan,
-        Data(calibrating(calibration), calibration_loss),
+        data,
         optimizer=optimizer,
         distillation=_teaching(unwrapped(model), teacher, distillation),
         steps=steps,
-        outward=Outward(as_log(log), progress, checkpoint),
+        outward=outward,
     )
     if steps is not None:
         warn_unfinished(chosen, plan, steps)
     return session
+
+
+def _check_whole(model: nn.Module, recipe: Recipe) -> None:
+    if unwrapped(model) is not model:
+        raise UsageError(
+            f"the rule for {recipe.removals[0].match!r} removes channels or blocks, which a {type(model).__name__} "
+            "cannot follow: prepare the network itself, then wrap or compile it"
+        )
 
 
 def _teaching(

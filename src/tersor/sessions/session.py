@@ -30,6 +30,7 @@ from tersor.sessions.teaching import Teaching
 from tersor.sessions.unfinished import warn_unfinished
 from tersor.shrinking.weights import Data
 from tersor.simulation import Clock
+from tersor.structure.carried import manifest_of
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,7 @@ class Session:
         """
         self._check_open()
         states.check_recipe(state.get("recipe"), self.recipe)
+        states.check_structure(state["structure"], manifest_of(self._network))
         done = int(state["done"])
         late = [part.planned.name for part in self._simulated if part.begin > done]
         if late:
@@ -251,6 +253,7 @@ class Session:
             "format": states.FORMAT,
             "recipe": states.recipe_text(self.recipe),
             "digest": states.digest(states.recipe_text(self.recipe)),
+            "structure": manifest_of(self._network).to_json(),
             "steps": self.steps,
             "done": self.done,
             "model": dict(self._network.state_dict()),

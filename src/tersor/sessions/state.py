@@ -16,6 +16,7 @@ import torch
 from tersor.errors import InputError, ResumeError
 from tersor.files import atomic_file
 from tersor.recipe import Recipe
+from tersor.structure.manifest import Manifest
 
 FORMAT = 1
 """Of the dictionary that `Session.state_dict` gives."""
@@ -77,6 +78,17 @@ def check_recipe(saved: Any, recipe: Recipe) -> None:
             differs = "; ".join(f"{key}: {a.get(key)!r} in the state, {b.get(key)!r} here" for key in keys)
             raise ResumeError(f"the state is of another recipe: rule {number} differs ({differs})")
     raise ResumeError(f"the state is of another recipe: it has {len(theirs)} rules, this one {len(ours)}")
+
+
+def check_structure(saved: str, own: Manifest) -> None:
+    """ResumeError unless a network that lost what the text `saved` says lost just what `own` says."""
+    theirs = Manifest.from_json(saved)
+    if theirs.to_json() != own.to_json():
+        raise ResumeError(
+            f"the state is of a network that lost other channels or blocks ({theirs}; this one: {own}); call prepare "
+            "with the weights, example_inputs and calibration that it was called with for that state, or do what was "
+            "done to the network before"
+        )
 
 
 def write_state(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
