@@ -191,7 +191,8 @@ def content(study: Study, trained: Mapping[str, Tensor], images: Tensor) -> Comp
     model = study.build()
     model.load_state_dict(plain)
     weights = {name: _uniform(model.get_parameter(name).detach(), step) for name, step in steps.items()}
-    return packed(model, compressed_model(model, weights), images.split(100), vectors=study.vectors)
+    whole = compressed_model(model, weights)
+    return packed(model, whole, images.split(100), vectors=study.vectors, tolerance=1e-3)
 
 
 def fitted(study: Study, goal: Goal, trained: Mapping[str, Tensor], images: Tensor) -> CompressedModel:

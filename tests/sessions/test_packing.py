@@ -144,6 +144,12 @@ def test_after_a_session(tmp_path):
     content, exact = packed(model, before, BATCHES), packed(model, before, BATCHES, vectors=None)
     again = opened(exact, tmp_path / "exact.tsr")
     assert_same(again, model)
+    both = [copy.deepcopy(network) for network in (again, model)]
+    for network in both:
+        for name, quantizer in session.quantizers.items():
+            network.get_submodule(name).register_forward_pre_hook(lambda _, args, own=quantizer: (own(args[0]),))
+    with torch.no_grad():
+        torch.testing.assert_close(both[0](X), both[1](X), rtol=2e-2, atol=2e-2)  # a step may be rounded otherwise
     for norm, layer in (again.features[1], again.features[3]), (again.features[4], again.hidden):
         assert int((norm.weight == 0).sum()) == 1 and norm.weight[-1] == 0.0  # the dead one comes last
         assert not layer.weight.detach()[:, -1].any()
