@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils.parametrize import ParametrizationList
 
 from tersor.calibration.batchnorm import BATCH_NORMS, factor_and_shift
 from tersor.calibration.copying import copied
@@ -27,6 +27,7 @@ from tersor.errors import StructureError, TersorWarning, UsageError
 from tersor.model import CompressedModel
 from tersor.quantization import Lossless
 from tersor.sessions.finalizing import compressed_model
+from tersor.sessions.plan import plain_name
 from tersor.sessions.session import unwrapped
 from tersor.shrinking.dead import fold_dead
 from tersor.shrinking.passes import arguments
@@ -104,9 +105,8 @@ def packed(
 def _held(network: nn.Module, compressed: CompressedModel) -> dict[str, CompressedTensor]:
     """What the file holds, by every name. UsageError where the network holds something else."""
     for path, module in network.named_modules():
-        if parametrize.is_parametrized(module):
-            own = next(iter(module.parametrizations))  # type: ignore[arg-type]
-            name = f"{path}.{own}" if path else own
+        if isinstance(module, ParametrizationList):
+            name = plain_name(f"{path}.original")
             raise UsageError(f"{name}: it is parametrized; give the network that session.finalize() left")
     if compressed.source != "state_dict":
         raise UsageError(
@@ -175,7 +175,7 @@ def _in_order(network: nn.Module, groups: Groups, kept: Kept) -> Kept:
     """Moves units beside those that are alike, in place, where what is kept can follow; gives it in that order."""
     state = dict(network.state_dict())
     by_name = {group.name: group for group in groups.groups}
-    orders = {}
+    orders: dict[str, Sequence[int]] = {}
     for name, order in alike(state, groups).items():
         followed = _followed(kept, by_name[name], order)
         if followed is not None:
