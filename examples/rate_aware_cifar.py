@@ -39,18 +39,14 @@ from benchmarks.training import Images, Plan, Split, accuracy, divided, seeded, 
 from examples.loop import Guide, file_bytes, opened, train
 from tersor.calibration.adjacent import adjacent
 from tersor.calibration.batchnorm import BATCH_NORMS
-from tersor.calibration.vectors import round_vectors, vector_weights
 from tersor.model import CompressedModel
 from tersor.quantization import Quantize
 from tersor.recipe import Rule
+from tersor.sessions import packed
 from tersor.sessions.finalizing import compressed_model
 from tersor.sessions.plan import plain_name
-from tersor.shrinking.dead import fold_dead
 from tersor.simulation import RateAware
 from tersor.simulation.rate import RateSimulation
-from tersor.structure.groups import find_groups
-from tersor.structure.order import alike, permuted
-from tersor.structure.trace import trace
 from tersor.tensors import Uniform
 from tersor.training import Distill, Distillation
 
@@ -189,32 +185,21 @@ def small(
     return {**model.state_dict(), **kept}
 
 
-def packed(study: Study, trained: Mapping[str, Tensor], images: Tensor) -> CompressedModel:
-    """The file of a trained network: without what dead channels do, in an order that codes well, batch norms as one
-    factor and one shift a channel, rounded as `calibration.vectors` has it."""
+def content(study: Study, trained: Mapping[str, Tensor], images: Tensor) -> CompressedModel:
+    """Of the file of a trained network: each weight on the grid of one step, and all packed."""
     plain, steps, _ = _parts(trained)
     model = study.build()
     model.load_state_dict(plain)
-    model.eval()
-    groups = find_groups(trace(model, (images[:2],)))
-    fold_dead(model, groups, (images[:100],), inplace=True)
-    factors_and_shifts(model)
-    tensors = dict(model.state_dict())
-    model.load_state_dict(permuted(tensors, groups, alike(tensors, groups)))
-    vectors = [name for name, parameter in model.named_parameters() if parameter.dim() == 1]
-    rounded = round_vectors(model, vector_weights(model, list(images.split(100)), vectors), study.vectors)
-    with torch.no_grad():
-        for name, vector in rounded.items():
-            model.get_parameter(name).copy_(vector.dequantize())
     weights = {name: _uniform(model.get_parameter(name).detach(), step) for name, step in steps.items()}
-    return compressed_model(model, {**weights, **rounded})
+    whole = compressed_model(model, weights)
+    return packed(model, whole, images.split(100), vectors=study.vectors, tolerance=1e-3)
 
 
 def fitted(study: Study, goal: Goal, trained: Mapping[str, Tensor], images: Tensor) -> CompressedModel:
-    """`packed`, small enough for the goal: else a hundredth of the weights goes at a time, up to a tenth of them."""
+    """`content`, small enough for the goal: else a hundredth of the weights goes at a time, up to a tenth of them."""
 
     def without(share: float) -> CompressedModel:
-        return packed(study, trimmed(trained, share) if share else trained, images)
+        return content(study, trimmed(trained, share) if share else trained, images)
 
     return fitting(without, lambda found: file_bytes(found) * goal.times <= study.original_bytes, 10)
 
@@ -225,24 +210,6 @@ def trimmed(trained: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     distances = {name: (stored[name] / step).abs() * (plain[name] != 0) for name, step in steps.items()}
     stay = strong(distances, share)
     return {**trained, **{name: plain[name] * stay[name] for name in steps}}
-
-
-@torch.no_grad()
-def factors_and_shifts(model: nn.Module) -> None:
-    """Gives batch norms means of 0 and variances of 1, in place: the network computes the same in evaluation mode.
-
-    gamma' = gamma / sqrt(var + eps), beta' = beta - gamma' mu. Where nothing varies, gamma' is 0.
-    """
-    for norm in model.modules():
-        if isinstance(norm, BATCH_NORMS):
-            assert norm.running_var is not None and norm.running_mean is not None
-            factor = norm.weight / (norm.running_var + norm.eps).sqrt() * (norm.running_var > 1e-3 * norm.eps)
-            norm.bias.sub_(factor * norm.running_mean)
-            norm.weight.copy_(factor)
-            norm.running_mean.zero_()
-            norm.running_var.fill_(1.0 - norm.eps)
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.zero_()
 
 
 def _uniform(weight: Tensor, step: Tensor) -> Uniform:

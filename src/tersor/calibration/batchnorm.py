@@ -1,4 +1,4 @@
-"""Batch norm re-estimation: the running moments that a quantized network's own activations have.
+"""Batch norms: the running moments that a quantized network's own activations have, and norms that need none.
 
 Legend: C channels, n values of a channel.
 """
@@ -18,6 +18,9 @@ from tersor.calibration.guard import untouched
 from tersor.calibration.samples import batches, call
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+_STILL = 1e-8
+"""Of eps: channels of less variance are constants, of which 1 / sqrt(eps) would make noise."""
 
 
 @dataclass
@@ -65,6 +68,23 @@ def apply(model: nn.Module, moments: Mapping[str, tuple[Tensor, Tensor]]) -> Non
             assert module.running_var is not None
             module.running_mean.copy_(mean)
             module.running_var.copy_(variance)
+
+
+@torch.no_grad()
+def factor_and_shift(norm: nn.Module) -> None:
+    """Gives a batch norm means of 0 and variances of 1, in place: it computes the same in evaluation mode.
+
+    gamma' = gamma / sqrt(var + eps), beta' = beta - gamma' mu; gamma' = 0 where nothing varies. It counts no batches.
+    norm: of `BATCH_NORMS`, with running moments, factors and shifts.
+    """
+    assert isinstance(norm, BATCH_NORMS) and norm.running_mean is not None and norm.running_var is not None
+    factor = norm.weight / (norm.running_var + norm.eps).sqrt() * (norm.running_var > _STILL * norm.eps)
+    norm.bias.sub_(factor * norm.running_mean)
+    norm.weight.copy_(factor)
+    norm.running_mean.zero_()
+    norm.running_var.fill_(1.0 - norm.eps)
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.zero_()
 
 
 def _normalised(module: nn.Module, x: Tensor, output: Tensor, name: str, sums: dict[str, _Moments]) -> Tensor:

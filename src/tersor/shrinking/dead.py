@@ -10,7 +10,7 @@ of the folded network: fold in place what was traced, or trace again).
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,7 @@ def fold_dead(
     kwargs: Mapping[str, Any] | None = None,
     *,
     constants: bool = True,
+    fixed: Collection[str] = (),
     tolerance: float | None = None,
     inplace: bool = False,
 ) -> Folded:
@@ -57,6 +58,7 @@ def fold_dead(
     args, kwargs: example inputs of one call, best of several samples: constants are what they are seen to be there.
     constants: whether constant units are folded; without it only units that nothing reads are found, and the outputs
             stay the same to the bit.
+    fixed:  names of biases that take no constants over.
     tolerance: how far outputs may move, relative to their largest value (None: 1e-4 in float32).
 
     A constant is folded into linear layers and convolutions that have a bias, or where it is 0. Convolutions that pad
@@ -71,7 +73,7 @@ def fold_dead(
     before = {name: tensor.detach().clone() for name, tensor in target.state_dict().items()}
     try:
         with untouched(target, 0), torch.no_grad():
-            _Folding(target, groups, args, dict(kwargs or {}), constants).run(tolerance)
+            _Folding(target, groups, args, dict(kwargs or {}), constants, fixed).run(tolerance)
     except BaseException:
         target.load_state_dict(before)
         raise
@@ -100,6 +102,7 @@ class _Folding:
     args: Sequence[Any]
     kwargs: dict[str, Any]
     constants: bool
+    fixed: Collection[str]
 
     def run(self, tolerance: float | None) -> None:
         """StructureError where outputs moved."""
@@ -141,7 +144,8 @@ class _Folding:
             if all(member.tensor in seen for member in inputs):
                 units = constant[group.name]
                 for member in inputs:
-                    units = units & _foldable(readers[member.tensor], member, seen[member.tensor])
+                    fixed = f"{member.tensor.removesuffix('weight')}bias" in self.fixed
+                    units = units & _foldable(readers[member.tensor], member, seen[member.tensor], fixed)
                 for member in inputs:
                     changed |= _fold(self.model, readers[member.tensor], member, seen[member.tensor], units)
         return changed
@@ -221,11 +225,11 @@ def _reader(model: nn.Module, member: Member) -> nn.Module | None:
     return module if known else None
 
 
-def _foldable(module: nn.Module, member: Member, seen: tuple[Tensor, Tensor]) -> Tensor:
-    """bool (U,): units whose inputs to `module` are constants that its bias can take over."""
+def _foldable(module: nn.Module, member: Member, seen: tuple[Tensor, Tensor], fixed: bool) -> Tensor:
+    """bool (U,): units whose inputs to `module` are constants that its bias, unless it is fixed, can take over."""
     low, high = seen
     good = (high - low) <= _SAME * torch.maximum(high.abs(), low.abs())
-    if module.bias is None or _pads_with_zeros(module):
+    if module.bias is None or fixed or _pads_with_zeros(module):
         good &= (low == 0) & (high == 0)
     places, owners = _positions(member)
     units = torch.ones(len(member.indices), dtype=torch.bool)

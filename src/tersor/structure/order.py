@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tersor.errors import UsageError
-from tersor.structure.groups import Group, Groups
+from tersor.structure.groups import Group, Groups, Member
 
 _SIGNS = 0.5
 """What equal signs count beside equal places."""
@@ -47,11 +47,17 @@ def permuted(tensors: Mapping[str, Tensor], groups: Groups, orders: Orders) -> d
         for member in group.members:
             if member.tensor in result:
                 tensor = result[member.tensor]
-                source = torch.arange(tensor.shape[member.dim], device=tensor.device)
-                for place, unit in enumerate(order):
-                    source[list(member.indices[place])] = torch.tensor(member.indices[unit], device=tensor.device)
+                source = sources(member, order, tensor.shape[member.dim]).to(tensor.device)
                 result[member.tensor] = tensor.index_select(member.dim, source)
     return result
+
+
+def sources(member: Member, order: Sequence[int], size: int) -> Tensor:
+    """int64 (size,): which position of before each position along the member's dimension holds in that order."""
+    source = torch.arange(size)
+    for place, unit in enumerate(order):
+        source[list(member.indices[place])] = torch.tensor(member.indices[unit])
+    return source
 
 
 def _may_move(group: Group) -> bool:
