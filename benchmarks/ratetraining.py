@@ -243,7 +243,7 @@ class _Control:
         assert stage.max_bytes is not None
         size = file_bytes(compressed(ordered(self.trainer, weights)).entries)
         self.first = self.first or size
-        wanted = wanted_bytes(self.first, _MARGIN * stage.max_bytes, part, _ARRIVES)
+        wanted = wanted_bytes(self.first, _MARGIN * stage.max_bytes, part, _ARRIVES, power=1.0)
         logarithm, self.total = steered(size, wanted, self.total, *_GAINS)
         return dataclasses.replace(stage, multiplier=self.multiplier * math.exp(logarithm), ramp=0.0)
 

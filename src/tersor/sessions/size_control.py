@@ -6,9 +6,10 @@ S_k are the bytes that the trained weights would take in a file now, S*(t) those
 a factor of the multiplier. A proportional-integral controller (Astrom & Hagglund 2006, Advanced PID Control, chapter 3)
 in logarithms, since sizes fall about as a power of the multiplier. On its way from the first size S_0 to the goal B,
 
-    S*(t) = S_0 (B / S_0)^min(t / a, 1)
+    S*(t) = S_0 (B / S_0)^(1 - (1 - min(t / a, 1))^2)
 
-falls by the same share in each step until the share a of the training is over, and stays there.
+falls fast at first, ever more slowly until the share a of the training is over, and stays there: sizes go on falling
+for a while when the multiplier is taken back, and hardly rise again.
 """
 
 from __future__ import annotations
@@ -38,9 +39,13 @@ _MOST = math.log(1000.0)
 """Of |ln p|, and of what the integral adds to it: a size that does not answer must not wind it up."""
 
 
-def wanted_bytes(first: float, goal: float, part: float, arrives: float) -> float:
-    """S*(t) in bytes, for the share t = `part` of a training, and a = `arrives`; the goal from there on."""
-    return first * (goal / first) ** (1.0 if arrives == 0 else min(part / arrives, 1.0))
+def wanted_bytes(first: float, goal: float, part: float, arrives: float, power: float = 2.0) -> float:
+    """S*(t) in bytes, for the share t = `part` of a training, and a = `arrives`; the goal from there on.
+
+    power: of what is left of the way, 2 in the equation; 1 falls by the same share in each step.
+    """
+    left = 0.0 if arrives == 0 else 1.0 - min(part / arrives, 1.0)
+    return first * (goal / first) ** (1.0 - left**power)
 
 
 def steered(
@@ -83,7 +88,7 @@ class SizeControl:
     UsageError for what is no session, numbers out of range, or a network without such weights.
     """
 
-    def __init__(self, session: Session, max_bytes: int, *, every: int | None = None, arrives: float = 0.5) -> None:
+    def __init__(self, session: Session, max_bytes: int, *, every: int | None = None, arrives: float = 0.7) -> None:
         model, steps = getattr(session, "model", None), getattr(session, "steps", None)
         if not isinstance(model, nn.Module) or steps is None:
             raise UsageError(f"SizeControl needs a session that knows its steps=, got {session!r}")
