@@ -10,8 +10,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
+from tersor.matrices import NonFiniteError
 from tersor.options import Options
 from tersor.quantization import RepresentationConfig
 from tersor.tensors import CompressedTensor
@@ -53,10 +55,25 @@ class Simulation(nn.Module):
     def after_step(self, weight: Tensor, mask: Tensor | None, clock: Clock) -> None:
         """After an optimizer's step, without gradients: clips or refits, changing W and own state in place."""
 
-    @abstractmethod
+    @torch.no_grad()
     def compressed(self, weight: Tensor, mask: Tensor | None) -> CompressedTensor:
         """What the file stores for the stored weight W: where `mask` (bool, None keeps all) is True, its
-        `dequantize()` is exactly the `forward(weight)` of evaluation mode, and zero elsewhere."""
+        `dequantize()` is exactly the `forward(weight)` of evaluation mode, and zero elsewhere.
+
+        NonFiniteError for NaN or Inf in W or in what the simulation keeps: rounded, they would be ordinary numbers.
+        """
+        for name, tensor in (("weights", weight), *self.named_parameters(), *self.named_buffers()):
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+                raise NonFiniteError(
+                    f"{bad} of {tensor.numel()} values of the trained {name} are NaN or Inf: lower the learning rate, "
+                    "or go on from an earlier state"
+                )
+        return self._compressed(weight, mask)
+
+    @abstractmethod
+    def _compressed(self, weight: Tensor, mask: Tensor | None) -> CompressedTensor:
+        """What `compressed` gives, of numbers that are finite; without gradients."""
 
 
 @dataclass(frozen=True)
