@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.utils import parametrize
 
+from tersor.errors import UsageError
 from tersor.matrices import NonFiniteError
 from tersor.options import Options
 from tersor.quantization import RepresentationConfig
@@ -98,6 +101,28 @@ class Training(Options):
 
         UsageError for a representation that this kind of training is not for.
         """
+
+
+TAKE_INDICES = (nn.Embedding, nn.EmbeddingBag)
+"""Layers with weights whose inputs are no numbers: there is nothing to quantize, whatever a pattern says."""
+
+
+def class_name(module: nn.Module) -> str:
+    """What the module's class was called before parametrizations gave it one of its own."""
+    own = type(module)
+    return (own.__bases__[0] if parametrize.is_parametrized(module) else own).__name__
+
+
+def check_inputs(config: Activations, module: nn.Module) -> None:
+    """UsageError for layers whose inputs no quantizer reaches: embeddings, and all of torch's attention."""
+    kind = class_name(module)
+    if isinstance(module, TAKE_INDICES):
+        raise UsageError(f"{config.name}: the inputs of {kind} are indices, not numbers")
+    if isinstance(module, (nn.MultiheadAttention, NonDynamicallyQuantizableLinear)):
+        raise UsageError(
+            f"{config.name}: torch's MultiheadAttention computes its projections by itself, so that the inputs of "
+            "key, value and out_proj could not be quantized; name the other layers, or write attention with nn.Linear"
+        )
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ class RateSimulation(Simulation):
             getattr(self, name).copy_(getattr(contexts, name))
 
     def _compressed(self, weight: Tensor, mask: Tensor | None) -> Uniform:
-        """See `Simulation`. Pruned weights are codes of 0: the coder knows zeros by their neighbours, without a mask."""
+        """See `Simulation`. Pruned weights are codes of 0: the coder knows zeros by their neighbours, with no mask."""
         codes = self.codes(weight)
         if mask is not None:
             codes = codes * mask
