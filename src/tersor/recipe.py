@@ -209,7 +209,11 @@ class Rule:
 
 def _instead_of(key: Any, known: Iterable[str]) -> str:
     """What is to be written in the place of a key that there is not."""
-    kinds = {"representation": REPRESENTATIONS, "train": TRAININGS, "activations": ACTIVATIONS}
+    kinds: dict[str, Iterable[str]] = {
+        "representation": REPRESENTATIONS,
+        "train": TRAININGS,
+        "activations": ACTIVATIONS,
+    }
     if key in kinds:
         names = list(kinds[key])
         return f"the key is the name of one, {', '.join(names)}, such as {names[0]}: {{}}"
