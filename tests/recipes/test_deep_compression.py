@@ -194,7 +194,7 @@ def test_recipes_as_prepare_takes_them(task):
             deep_compression(network, lambda m: None, recipe=wrong)
     for late in ({"schedule": tersor.Schedule(end=9)}, {"regrow": tersor.Regrow()}):
         both = tersor.Rule("*", tersor.Palettize(bits=2), tersor.Prune(density=0.5), **late)
-        with pytest.raises(UsageError, match=rf"the rule for '\*' has a {next(iter(late))}, .* schedule=Iterative"):
+        with pytest.raises(UsageError, match=rf"the rule for '\*' has a {next(iter(late))}, .*schedule=Iterative"):
             deep_compression(network, lambda m: None, recipe=both)
     with pytest.raises(UsageError, match=r"schedule must be Iterative\(steps=...\), got 3"):
         deep_compression(network, lambda m: None, schedule=3)
