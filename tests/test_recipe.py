@@ -182,6 +182,17 @@ def test_yaml_as_documented(tmp_path):
         ("- {match: x, prune_channels: {ratio: 0.5}, max_row: 8}", "max_row"),
         ("- {match: x, prune_blocks: {names: y}}", "names say which"),
         ("- {match: x, prune_blocks: {}}", "exactly one of names, count, ratio, macs, parameters"),
+        ("- {match: x, uniform: {}, shared: 'yes'}", "shared must be true or false"),
+        ("- {match: x, uniform: {}, max_row: true}", "max_row"),
+        ("- {match: 5, uniform: {}}", "needs a pattern"),
+        ("- {match: , uniform: {}}", "needs a pattern"),
+        ("- {match: {a: 1}, uniform: {}}", "needs a pattern"),
+        ("- {match: x, uniform: {}, uniform: {}}", "'uniform' is there twice"),
+        (
+            "- {match: x, uniform: {}, train: learned_steps}",
+            "unknown key 'train'; the key is the name of one, learned_s",
+        ),
+        ("- {match: x, representation: uniform}", "unknown key 'representation'; the key is the name of one"),
         ("{{{", "YAML"),
         ("- !!python/object/apply:os.system ['true']", "YAML"),
     ],
@@ -209,3 +220,50 @@ def test_configs_in_the_wrong_place_are_usage_errors():
     ):
         with pytest.raises(UsageError, match="the rule for"):
             Rule("*", **wrong)
+
+
+@pytest.mark.parametrize("match", [5, None, {"a": 1}, Quantize(bits=4), (), ("a", 3), ""])
+def test_rules_need_patterns(match):
+    with pytest.raises(UsageError, match=r"a rule needs a pattern .*Rule\('\*\.weight', Quantize\(bits=4\)\); got"):
+        Rule(match, Quantize())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"shared": "yes"}, "shared must be true or false, got 'yes'"),
+        ({"max_row": True}, "max_row must be a positive integer, got True"),
+        ({"activations": Quantize(bits=8)}, r"is no quantizer of activations, such as QuantizeInputs\(bits=8\)"),
+        ({"train": Palettize()}, "is no kind of training"),
+    ],
+)
+def test_what_is_beside_a_representation(options, says):
+    with pytest.raises(UsageError, match=f"the rule for 'x'.*{says}"):
+        Rule("x", Quantize(bits=4), **options)
+
+
+@pytest.mark.parametrize("rules", [None, 5, Quantize(bits=4), Rule("*", Quantize()), "r.yaml", [Quantize()]])
+def test_recipes_need_rules(rules):
+    hint = "; Recipe.load reads one from a file" if isinstance(rules, str) else ""
+    with pytest.raises(UsageError, match=f"a Recipe takes a list of Rules, got .*{hint}"):
+        Recipe(rules)
+
+
+def test_load_needs_a_path():
+    for wrong in (5, None, [Rule("*", Quantize())]):
+        with pytest.raises(UsageError, match=r"Recipe\.load takes the path"):
+            Recipe.load(wrong)
+
+
+def test_errors_of_patterns_name_the_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("- {match: nowhere.weight, uniform: {bits: 4}}\n")
+    for recipe in (Recipe.load(path), Recipe.load(path).parted()[1]):
+        with pytest.raises(UsageError, match=r"mine\.yaml: the pattern 'nowhere\.weight' matches none"):
+            recipe.plan(KEYS)
+
+
+def test_numbers_of_yaml_may_have_exponents(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text('- {match: "*", uniform: {bits: 4}, learned_steps: {rate: 1e-3}}\n')
+    assert Recipe.load(path).rules[0].train.rate == 0.001

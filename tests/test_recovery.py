@@ -9,7 +9,7 @@ from torch import nn
 
 import tersor
 from tersor.container.writer import file_bytes
-from tersor.errors import MismatchError
+from tersor.errors import MismatchError, UsageError
 from tersor.quantization import Palettize
 from tersor.recipe import Recipe, Rule
 from tersor.recovery import recover
@@ -109,3 +109,15 @@ def test_a_smaller_network_learns_from_the_larger_one():
             errors.append(float((student(samples[0]) - model(samples[0])).square().mean()))
     assert errors[1] < 0.9 * errors[0]
     assert found.attachments == compressed.attachments
+
+
+def test_arguments_of_wrong_types():
+    model = nn.Linear(2, 2)
+    compressed = tersor.compress(model)
+    for arguments, says in (
+        (("f.tsr", model, []), "compressed must be a CompressedModel, .*got str"),
+        ((compressed, None, []), "model must be an nn.Module"),
+        ((compressed, model, [], {}), r"options must be Recover"),
+    ):
+        with pytest.raises(UsageError, match=f"recover: {says}"):
+            recover(*arguments)

@@ -1,5 +1,6 @@
 """Named exceptions. Each carries the exit code that the command line returns for it."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -83,8 +84,16 @@ class StructureError(TersorError):
 
 
 def named(name: str, error: TersorError) -> TersorError:
-    """The error, with the name of what it is about, unless its message has it."""
-    return error if name in str(error) else type(error)(f"{name}: {error}")
+    """The error, with the name of what it is about before its message, unless that has it.
+
+    A name is there if the message begins with it and a colon, quotes it, or holds it as a whole and it has a point:
+    "1" and "weight" are words of many messages.
+    """
+    said = str(error)
+    whole = "." in name and re.search(rf"(?<![\w.]){re.escape(name)}(?!\.?\w)", said)
+    if not name or said.startswith(f"{name}:") or repr(name) in said or whole:
+        return error
+    return type(error)(f"{name}: {said}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

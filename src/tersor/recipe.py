@@ -26,7 +26,8 @@ parameters. The last rule that matches a group or a block decides.
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -35,8 +36,9 @@ from typing import Any
 
 import torch
 
-from tersor.errors import InputError, MissingExtraError, UsageError, did_you_mean
+from tersor.errors import InputError, UsageError, did_you_mean
 from tersor.layers import matrix_shape
+from tersor.notation import parse
 from tersor.options import Options
 from tersor.pruning import Prune, PruneBlocks, PruneChannels, Regrow, Schedule
 from tersor.quantization import REPRESENTATIONS, Lossless, Palettize, Quantize, RepresentationConfig
@@ -49,8 +51,8 @@ _FIELDS: dict[str, tuple[type[Options], str]] = {
     "regrow": (Regrow, "is not Regrow(...)"),
     "blocks": (PruneBlocks, "is not PruneBlocks(...)"),
     "channels": (PruneChannels, "is not PruneChannels(...)"),
-    "train": (Training, "is no kind of training (tersor.simulation.TRAININGS)"),
-    "activations": (Activations, "is no quantizer of activations (tersor.simulation.ACTIVATIONS)"),
+    "train": (Training, "is no kind of training, such as LearnedSteps()"),
+    "activations": (Activations, "is no quantizer of activations, such as QuantizeInputs(bits=8)"),
 }
 """Field of a rule -> the base of its configs, and what is said of anything else."""
 
@@ -101,30 +103,36 @@ class Rule:
     blocks: PruneBlocks | None = None
 
     def __post_init__(self) -> None:
-        if not self.patterns or not all(isinstance(p, str) and p for p in self.patterns):
-            raise UsageError(f"a rule needs a pattern of tensor names to match, got {self.match!r}")
+        named = isinstance(self.match, (str, list, tuple)) and self.patterns
+        if not named or not all(isinstance(pattern, str) and pattern for pattern in self.patterns):
+            raise UsageError(
+                "a rule needs a pattern of tensor names to match, or several, and then what is done, as in "
+                f"Rule('*.weight', Quantize(bits=4)); got {self.match!r}"
+            )
         if not self.treats and not self.channels and not self.blocks:
             raise UsageError(f"the rule for {self.match!r} does nothing; give it a representation or prune")
         for field, (base, fault) in _FIELDS.items():
             value = getattr(self, field)
             if value is None or isinstance(value, base):
                 continue
-            for other, many in _PLURALS.items():
-                first = getattr(self, other)
-                if first is not None and isinstance(value, _FIELDS[other][0]):
-                    raise UsageError(f"the rule for {self.match!r} sets two {many}, {first} and {value}; keep one")
+            if field == "prune" and isinstance(value, RepresentationConfig) and self.representation is not None:
+                both = f"{self.representation} and {value}"
+                raise UsageError(f"the rule for {self.match!r} sets two representations, {both}; keep one")
             raise UsageError(f"the rule for {self.match!r}: {field}={value!r} {fault}")
         if (self.schedule is not None or self.regrow is not None) and self.prune is None:
             raise UsageError(
                 f"the rule for {self.match!r}: schedule and regrow go with prune; give it Prune(density=...)"
             )
+        if not isinstance(self.shared, bool):
+            raise UsageError(f"the rule for {self.match!r}: shared must be true or false, got {self.shared!r}")
         if self.shared and not isinstance(self.representation, Palettize):
             raise UsageError(f"the rule for {self.match!r}: only palettize can be shared between tensors")
         if self.shared and self.train is not None:
             raise UsageError(
                 f"the rule for {self.match!r}: shared codebooks are not trained; leave out shared or train"
             )
-        if self.max_row is not None and (not isinstance(self.max_row, int) or self.max_row < 1):
+        whole = isinstance(self.max_row, int) and not isinstance(self.max_row, bool)
+        if self.max_row is not None and (not whole or self.max_row < 1):
             raise UsageError(f"the rule for {self.match!r}: max_row must be a positive integer, got {self.max_row!r}")
         self._check_removals()
 
@@ -184,20 +192,32 @@ class Rule:
         for key, value in data.items():
             if key in ("match", "shared", "max_row"):
                 continue
+            if key not in known:
+                raise UsageError(f"the rule for {match!r}: unknown key {key!r}; {_instead_of(key, known)}")
             options = {} if value is None else value
             if not isinstance(options, dict):
                 raise UsageError(f"the rule for {match!r}: options of {key!r} must be a mapping, got {value!r}")
-            if key not in known:
-                listed = ", ".join(["match", "shared", "max_row", *known])
-                raise UsageError(f"the rule for {match!r}: unknown key {key!r}; known are {listed}")
             field, config = known[key]
             if field in found:
                 raise UsageError(
                     f"the rule for {match!r} sets two {_PLURALS[field]}, {found[field].name!r} and {key!r}; keep one"
                 )
             found[field] = config.from_dict(options)
-        patterns = match if isinstance(match, str) else tuple(match)
-        return cls(patterns, shared=data.get("shared", False) is True, max_row=data.get("max_row"), **found)
+        patterns = tuple(match) if isinstance(match, list) else match
+        return cls(patterns, shared=data.get("shared", False), max_row=data.get("max_row"), **found)
+
+
+def _instead_of(key: Any, known: Iterable[str]) -> str:
+    """What is to be written in the place of a key that there is not."""
+    kinds: dict[str, Iterable[str]] = {
+        "representation": REPRESENTATIONS,
+        "train": TRAININGS,
+        "activations": ACTIVATIONS,
+    }
+    if key in kinds:
+        names = list(kinds[key])
+        return f"the key is the name of one, {', '.join(names)}, such as {names[0]}: {{}}"
+    return f"known are {', '.join(['match', 'shared', 'max_row', *known])}"
 
 
 _PLURALS = {"representation": "representations", "train": "trainings", "activations": "quantizers of activations"}
@@ -235,14 +255,17 @@ class TensorKey:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Rules in order; the last match wins."""
+    """Rules in order; the last match wins. source: the file that they come from, which errors name; "" for none."""
 
     rules: tuple[Rule, ...]
+    source: str = dataclasses.field(default="", compare=False, repr=False)
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
-        if isinstance(rules, Rule) or not all(isinstance(rule, Rule) for rule in rules):
-            raise UsageError(f"a Recipe takes a list of Rules, got {rules!r}")
+    def __init__(self, rules: Sequence[Rule], source: str = "") -> None:
+        if not isinstance(rules, (list, tuple)) or not all(isinstance(rule, Rule) for rule in rules):
+            hint = "; Recipe.load reads one from a file" if isinstance(rules, (str, os.PathLike)) else ""
+            raise UsageError(f"a Recipe takes a list of Rules, got {rules!r}{hint}")
         object.__setattr__(self, "rules", tuple(rules))
+        object.__setattr__(self, "source", source)
 
     @classmethod
     def default(cls) -> Recipe:
@@ -260,7 +283,10 @@ class Recipe:
 
     def plan(self, tensors: Sequence[TensorKey]) -> dict[str, Treatment]:
         """What to do with each tensor, by name. UsageError for a pattern that matches nothing."""
-        check_patterns([pattern for rule in self.rules for pattern in rule.patterns], [t.name for t in tensors])
+        try:
+            check_patterns([pattern for rule in self.rules for pattern in rule.patterns], [t.name for t in tensors])
+        except UsageError as error:
+            raise UsageError(f"{self.source}: {error}" if self.source else str(error)) from error
         return {tensor.name: self._treatment(tensor) for tensor in tensors}
 
     def _treatment(self, tensor: TensorKey) -> Treatment:
@@ -291,7 +317,7 @@ class Recipe:
         """What is removed of a network, and what is done with the rest."""
         removing = [Rule(rule.match, channels=rule.channels, blocks=rule.blocks) for rule in self.removals]
         treating = [replace(rule, channels=None, blocks=None) for rule in self.rules if rule.treats]
-        return Recipe(removing), Recipe(treating)
+        return Recipe(removing, self.source), Recipe(treating, self.source)
 
     def to_list(self) -> list[dict[str, Any]]:
         """As a list of mappings for JSON or YAML."""
@@ -305,33 +331,18 @@ class Recipe:
         return cls([Rule.from_dict(rule) for rule in data])
 
     @classmethod
-    def load(cls, path: str | Path) -> Recipe:
+    def load(cls, path: str | os.PathLike[str]) -> Recipe:
         """From a YAML or JSON file. InputError if it cannot be read, UsageError if it makes no sense."""
+        if not isinstance(path, (str, os.PathLike)):
+            raise UsageError(f"Recipe.load takes the path of a YAML or JSON file, got {path!r}")
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: the recipe cannot be read ({error})") from error
         try:
-            return cls.from_list(_parse(text, str(path)))
+            return cls(cls.from_list(parse(text, str(path))).rules, str(path))
         except UsageError as error:
             raise UsageError(f"{path}: {error}") from error
-
-
-def _parse(text: str, name: str) -> Any:
-    """JSON needs no extra; YAML does."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        if name.endswith(".json"):
-            raise UsageError(f"not valid JSON ({error})") from error
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingExtraError(f"{name}: YAML recipes need PyYAML; run: pip install 'tersor[yaml]'") from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"not valid YAML ({error})") from error
 
 
 def check_patterns(patterns: Iterable[str], names: Sequence[str]) -> None:

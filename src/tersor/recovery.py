@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tersor.container.writer import Entry
-from tersor.errors import MismatchError
+from tersor.errors import MismatchError, UsageError
 from tersor.model import CompressedModel
 from tersor.quantization import Lossless
 from tersor.tensors import CompressedTensor, Dense
@@ -39,6 +39,14 @@ def recover(
     teacher: whose outputs are learned, where that is not `model`: the network before its channels were pruned, say.
     Raises MismatchError where compressed tensors are not the model's, and as `training.recover`.
     """
+    if not isinstance(compressed, CompressedModel):
+        raise UsageError(
+            "recover: compressed must be a CompressedModel, as tersor.compress and Session.finalize give, got "
+            f"{type(compressed).__name__}"
+        )
+    for name, given in (("model", model), ("teacher", model if teacher is None else teacher)):
+        if not isinstance(given, nn.Module):
+            raise UsageError(f"recover: {name} must be an nn.Module, got {type(given).__name__}")
     student = copy.deepcopy(model)
     _load(student, compressed)
     parameters = dict(student.named_parameters())
@@ -48,7 +56,12 @@ def recover(
         if entry.tensor is not None and entry.name in parameters and not _is_free(entry.tensor)
     }
     found = recover_tensors(
-        teacher or model, student, fixed, samples, options or Recover(values=True), progress=progress
+        model if teacher is None else teacher,
+        student,
+        fixed,
+        samples,
+        Recover(values=True) if options is None else options,
+        progress=progress,
     )
     entries = tuple(_entry(entry, found.tensors, found.floats) for entry in compressed.entries)
     return replace(compressed, entries=entries)

@@ -12,6 +12,7 @@ from tersor import Observe, Quantize, load_int8, quantize_int8
 from tersor.errors import CalibrationError, MismatchError, UsageError
 from tersor.integers.layers import IntegerConv, IntegerLayer, IntegerLinear
 from tersor.integers.plan import Plan
+from tersor.simulation import LearnedSteps, QuantizeInputs
 from tersor.simulation.affine import affine
 from tests.integers.nets import error, mobile, pictures
 
@@ -268,3 +269,38 @@ class Up(nn.Module):
 
     def forward(self, x):
         return self.up(x)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"weights": 8}, r"weights must be Quantize\(...\), .*got 8"),
+        ({"weights": tersor.Palettize(4)}, "weights must be Quantize"),
+        ({"activations": 8}, r"activations must be Observe\(...\), .*got 8"),
+        ({"activations": Observe}, "activations must be Observe"),
+        ({"grids": [3]}, "grids must be a mapping"),
+        ({"grids": {"head": 3}}, "grids: that of 'head' must be an Affine"),
+        ({"static": "no"}, "static must be True or False, got 'no'"),
+        ({"correct": 1}, "correct must be True or False"),
+    ],
+)
+def test_arguments_of_wrong_types(net, options, says):
+    with pytest.raises(UsageError, match=says):
+        quantize_int8(net, [pictures()], **options)
+
+
+@pytest.mark.parametrize("options", [{"train": LearnedSteps()}, {"activations": QuantizeInputs()}])
+def test_networks_of_open_sessions_are_refused(options):
+    model = nn.Sequential(nn.Linear(4, 3))
+    representation = Quantize(bits=4) if "train" in options else None
+    session = tersor.prepare(
+        model, [tersor.Rule("0.weight", representation, **options)], optimizer=torch.optim.SGD(model.parameters(), 0.1)
+    )
+    with pytest.raises(UsageError, match=r"^0: is being trained in a session; finalize the session first"):
+        quantize_int8(model, [torch.randn(5, 4)])
+    session.finalize()
+    assert len(quantize_int8(model, [torch.randn(5, 4)]).weights) == 1
+
+
+def test_one_pattern_is_enough(net):
+    assert set(quantize_int8(net, [pictures()], keep="head").floats) == {"head"}

@@ -179,3 +179,22 @@ def test_errors(task):
         deep_compression(network, fails)
     with pytest.raises(CalibrationError, match=r"clustered network, raised ValueError: no data"):
         deep_compression(network, lambda m: None, train_centroids=fails, schedule=Iterative(steps=1))
+
+
+def test_recipes_as_prepare_takes_them(task):
+    network, _, _ = task
+    rule = tersor.Rule("*", tersor.Palettize(bits=2), tersor.Prune(density=0.5))
+    found = [
+        deep_compression(network, lambda m: None, recipe=recipe, schedule=Iterative(steps=1)).stages[-1].sizes
+        for recipe in (rule, [rule], tersor.Recipe([rule]))
+    ]
+    assert found[0] == found[1] == found[2]
+    for wrong in (5, tersor.Palettize()):
+        with pytest.raises(UsageError, match="a Recipe takes a list of Rules"):
+            deep_compression(network, lambda m: None, recipe=wrong)
+    for late in ({"schedule": tersor.Schedule(end=9)}, {"regrow": tersor.Regrow()}):
+        both = tersor.Rule("*", tersor.Palettize(bits=2), tersor.Prune(density=0.5), **late)
+        with pytest.raises(UsageError, match=rf"the rule for '\*' has a {next(iter(late))}, .*schedule=Iterative"):
+            deep_compression(network, lambda m: None, recipe=both)
+    with pytest.raises(UsageError, match=r"schedule must be Iterative\(steps=...\), got 3"):
+        deep_compression(network, lambda m: None, schedule=3)

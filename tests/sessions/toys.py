@@ -46,7 +46,7 @@ class Grid(Simulation):
         self.levels.fill_(clock.step)
         self.step.clamp_(min=1e-3)
 
-    def compressed(self, weight: Tensor, mask: Tensor | None) -> CompressedTensor:
+    def _compressed(self, weight: Tensor, mask: Tensor | None) -> CompressedTensor:
         codes = self.codes(weight).to(torch.int8).cpu()
         scale = self.step.detach().reshape(1, 1).float().cpu()
         kept = None if mask is None else mask.detach().cpu().clone()

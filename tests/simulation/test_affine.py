@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tersor.errors import UsageError
+from tersor.errors import CalibrationError, UsageError
 from tersor.simulation.affine import Affine, affine
 
 ENDS = st.floats(-1e6, 1e6, allow_nan=False)
@@ -40,3 +40,10 @@ def test_memory_format_stays():
 def test_impossible_grids(numbers):
     with pytest.raises(UsageError, match="grid of activations"):
         Affine(*numbers)
+
+
+@pytest.mark.parametrize("ends", [(float("nan"), 1.0), (0.0, float("inf")), (float("-inf"), 0.0)])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_ends_that_are_no_numbers(ends, symmetric):
+    with pytest.raises(CalibrationError, match="look for NaN or Inf"):
+        affine(*ends, 8, symmetric)

@@ -174,6 +174,48 @@ def test_errors(name):
         training.simulate(draw((5, 7)), representation, torch.ones(7, 5, dtype=torch.bool))
 
 
+@pairs
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_no_number_is_not_stored(pair, number):
+    """However training ended: rounding would make a finite number of it."""
+    training, representation = pair
+    weight = draw((5, 7))
+    broken = weight.clone()
+    broken[1, 2] = number
+    simulation = training.simulate(weight, representation, None).eval()
+    with pytest.raises(NonFiniteError, match="1 of 35 values of the trained weights are NaN or Inf"):
+        simulation.compressed(broken, None)
+    for name, parameter in simulation.named_parameters():
+        before = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.view(-1)[0] = number
+        with pytest.raises(NonFiniteError, match=f"1 of {parameter.numel()} values of the trained {name} are NaN"):
+            simulation.compressed(weight, None)
+        with torch.no_grad():
+            parameter.copy_(before)
+    assert torch.isfinite(simulation.compressed(weight, None).dequantize()).all()
+
+
+@pairs
+def test_a_nan_of_the_last_step_is_not_lost(pair):
+    training, representation = pair
+    weight = draw((5, 7))
+    simulation = training.simulate(weight, representation, None)
+    weight[1, 2] = torch.nan
+    simulation.after_step(weight, None, Clock(20, 20))
+    with pytest.raises(NonFiniteError, match="NaN"):
+        simulation.eval().compressed(weight, None)
+
+
+def test_every_default_refuses_nan():
+    weight, broken = draw((5, 7)), draw((5, 7))
+    broken[0] = torch.nan
+    for representation, training in DEFAULTS.items():
+        simulation = training.simulate(weight, Palettize(2) if representation is Palettize else representation(), None)
+        with pytest.raises(NonFiniteError, match="7 of 35"):
+            simulation.compressed(broken, None)
+
+
 @pytest.mark.parametrize("name", TRAININGS)
 def test_configs_travel_as_dictionaries(name):
     config = TRAININGS[name](begin=7, rate=0.5)

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
+import tersor
 from tersor.errors import CalibrationError, UsageError
-from tersor.simulation import ACTIVATIONS
+from tersor.simulation import ACTIVATIONS, SignActivations
 from tersor.simulation.quantized_inputs import QuantizeInputs
 
 LAYER = nn.Linear(4, 3)
@@ -93,3 +95,53 @@ def test_errors_and_registry():
     for wrong in ({"bits": 1}, {"steps": "free"}, {"batches": 0}):
         with pytest.raises(UsageError):
             QuantizeInputs(**wrong)
+
+
+def test_compiled():
+    """Once the first batches are seen nothing waits for the device, nor breaks the graph."""
+    made = QuantizeInputs(bits=4).simulate(LAYER)
+    x = torch.randn(6, 4)
+    made(x)
+    made(x)
+    for mode in (True, False):
+        made.train(mode)
+        torch._dynamo.reset()
+        assert torch.equal(torch.compile(made, backend="eager", fullgraph=True)(x), made(x))
+
+
+def test_a_state_of_nothing_seen_begins_again():
+    made, fresh = QuantizeInputs(batches=2).simulate(LAYER), QuantizeInputs(batches=2).simulate(LAYER).state_dict()
+    x = torch.randn(6, 4)
+    for _ in range(3):
+        made(x)
+    made.load_state_dict(fresh)
+    assert made.eval()(x) is x
+    made.train()(x * 50)
+    assert made.grid().scale > 5 * float(x.abs().max()) / 256
+
+
+@pytest.mark.parametrize("config", [QuantizeInputs(), SignActivations()])
+def test_inputs_that_no_quantizer_reaches(config):
+    attention = nn.MultiheadAttention(4, 2)
+    for layer in (attention, attention.out_proj):
+        with pytest.raises(UsageError, match=f"{config.name}: torch's MultiheadAttention .*out_proj"):
+            config.simulate(layer)
+    with pytest.raises(UsageError, match="the inputs of Embedding are indices"):
+        config.simulate(nn.Embedding(3, 4))
+
+
+def test_classes_are_called_as_they_were_written():
+    layer = nn.BatchNorm1d(3)
+    parametrize.register_parametrization(layer, "weight", nn.Identity())
+    for config in (QuantizeInputs(), SignActivations()):
+        with pytest.raises(UsageError, match=r"got BatchNorm1d$"):
+            config.simulate(layer)
+
+
+def test_patterns_leave_embeddings_out_and_names_do_not():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3))
+    session = tersor.prepare(model, [tersor.Rule("*", activations=SignActivations())])
+    assert list(session.quantizers) == ["1"]
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3))
+    with pytest.raises(UsageError, match=r"0: sign_activations: the inputs of Embedding are indices"):
+        tersor.prepare(model, [tersor.Rule("0.weight", activations=SignActivations())])

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tersor.errors import CalibrationError, InputError, MismatchError, UsageError
+from tersor.errors import CalibrationError, InputError, MismatchError, OutputError, UsageError
 from tersor.training import cached_answers
 
 
@@ -111,3 +111,17 @@ def test_errors(samples):
         teacher.layer.bias += 1e5
     with pytest.raises(CalibrationError, match="float32"):
         cached_answers(teacher, samples, dtype=torch.float16)
+
+
+def test_arguments_of_wrong_types(tmp_path, samples):
+    for wrong in (5, [tmp_path]):
+        with pytest.raises(UsageError, match="answers: folder must be a path"):
+            cached_answers(nn.Identity(), samples, wrong)
+    with pytest.raises(UsageError, match=r"answers: teachers must be .*got NoneType"):
+        cached_answers(None, samples)
+    with pytest.raises(UsageError, match="answers: teacher 1 must be"):
+        cached_answers([nn.Identity(), 3], samples)
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(OutputError, match="file: the folder of answers cannot be made"):
+        cached_answers(nn.Identity(), samples, file)

@@ -254,3 +254,30 @@ def test_in_a_session():
     assert not torch.equal(before["projections.0.weight"], distillation.state_dict()["projections.0.weight"])
     compressed = session.finalize()
     assert torch.equal(compressed.state_dict()["5.weight"], student[5].weight)
+
+
+def test_a_teacher_that_is_no_number_is_named():
+    student, teacher, broken = network(2), network(3), network(4)
+    with torch.no_grad():
+        next(broken.parameters())[0] = torch.nan
+    with pytest.raises(CalibrationError, match=r"\d+ of 24 values of the output of teacher 1 are NaN or Inf"):
+        Distillation(student, [teacher, broken])(INPUTS, student(INPUTS))
+    known = torch.full((6, 4), torch.inf)
+    with pytest.raises(CalibrationError, match="24 of 24 values of the output of teacher 0"):
+        Distillation(student, teacher)(INPUTS, student(INPUTS), answers=[known])
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda s, t: Distillation(s, t, 4.0), r"config must be Distill\(.*got 4\.0"),
+        (lambda s, t: Distillation(s, t, {}), "config must be Distill"),
+        (lambda s, t: Distillation(s, None), "teachers must be an nn.Module or a list of them, got NoneType"),
+        (lambda s, t: Distillation(s, t)(INPUTS, s(INPUTS), answers=3), "answers must be a list of tensors"),
+        (lambda s, t: Distillation(s, t)(INPUTS, s(INPUTS), answers=s(INPUTS)), "answers must be a list .* Tensor"),
+        (lambda s, t: Distillation(s, t)(INPUTS, s(INPUTS), 1.0), r"task_loss must be a tensor .*got 1\.0"),
+    ],
+)
+def test_arguments_of_wrong_types(call, says):
+    with pytest.raises(UsageError, match=f"distillation: {says}"):
+        call(network(2), network(3))

@@ -160,3 +160,34 @@ def _turns_bad():
 def test_settings_are_checked(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         Recover(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": "4"},
+        {"epochs": 1.5},
+        {"batch": True},
+        {"lr": "x"},
+        {"held_out": "half"},
+        {"codes": 1},
+        {"classes": "yes"},
+        {"augment": 3},
+        {"seed": 0.5},
+    ],
+)
+def test_settings_of_wrong_types(wrong):
+    with pytest.raises(UsageError, match=f"recover: {next(iter(wrong))} must be"):
+        Recover(**wrong)
+
+
+def test_arguments_of_wrong_types():
+    model = nn.Linear(2, 2)
+    for arguments, says in (
+        (("f.tsr", model, {}, []), "model must be an nn.Module, got str"),
+        ((model, None, {}, []), "student must be an nn.Module, got NoneType"),
+        ((model, model, {"weight": model.weight}, []), "tensors must be compressed tensors"),
+        ((model, model, {}, [], {"epochs": 3}), r"options must be Recover\(...\), got dict"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            recover(*arguments)

@@ -28,7 +28,10 @@ from tersor.integers.weights import check, integer_weight
 from tersor.quantization import NonFiniteError, Quantize
 from tersor.shrinking.holding import finalized
 from tersor.simulation.affine import Affine
+from tersor.simulation.base import Simulation, class_name
 from tersor.simulation.observers import Observe
+from tersor.simulation.quantized_inputs import QuantizedInputs
+from tersor.simulation.sign_activations import Signs
 from tersor.tensors import Uniform
 
 _CONVERTED = (nn.Linear, *CONVOLUTIONS)
@@ -43,7 +46,7 @@ def quantize_int8(
     static: bool = True,
     weights: Quantize | None = None,
     activations: Observe | None = None,
-    keep: Sequence[str] = (),
+    keep: str | Sequence[str] = (),
     grids: Mapping[str, Affine] | None = None,
     feedback: bool = False,
     correct: bool = True,
@@ -58,7 +61,7 @@ def quantize_int8(
     weights:     a symmetric grid of at most 8 bits, one step a row (default `Quantize(bits=8)`). Rows whose products
                  could overflow the 16 bits of some CPUs get somewhat larger steps.
     activations: bits, and how grids are found (default `Observe()`, least squared error); if not `static`, the bits.
-    keep:        patterns of names of layers that stay float.
+    keep:        one pattern, or several, of names of layers that stay float.
     grids:       of inputs, by the name of the layer, that were trained or found elsewhere.
     feedback:    weights are rounded by error feedback (`calibration/feedback.py`), which takes a second pass.
     correct:     biases make up for the mean shift of rounded weights (Nagel et al. 2019, section 4.2).
@@ -67,8 +70,11 @@ def quantize_int8(
     options, no samples, patterns that match nothing and networks of which nothing becomes integers; CalibrationError
     where samples do not fit the model, or a layer saw NaN or Inf.
     """
-    weights, activations = weights or Quantize(bits=8), activations or Observe()
+    weights = Quantize(bits=8) if weights is None else weights
+    activations = Observe() if activations is None else activations
+    _check_types(weights, activations, grids, static=static, feedback=feedback, correct=correct)
     _check(model, calibration, static, weights, feedback)
+    keep = (keep,) if isinstance(keep, str) else keep
     samples = calibrating(calibration)
     model = finalized(model)
     original = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
@@ -109,9 +115,28 @@ class _Source:
     bias_of: Mapping[str, str]
 
 
+def _check_types(weights: object, activations: object, grids: object, **flags: object) -> None:
+    if not isinstance(weights, Quantize):
+        raise UsageError(f"weights must be Quantize(...), such as Quantize(bits=8), got {weights!r}")
+    if not isinstance(activations, Observe):
+        raise UsageError(f"activations must be Observe(...), such as Observe(bits=8), got {activations!r}")
+    if grids is not None and not isinstance(grids, Mapping):
+        raise UsageError(f"grids must be a mapping from names of layers to grids, got {type(grids).__name__}")
+    for name, grid in (grids or {}).items():  # type: ignore[attr-defined]
+        if not isinstance(grid, Affine):
+            raise UsageError(f"grids: that of {name!r} must be an Affine, as a quantizer's grid() gives, got {grid!r}")
+    for flag, value in flags.items():
+        if not isinstance(value, bool):
+            raise UsageError(f"{flag} must be True or False, got {value!r}")
+
+
 def _check(model: nn.Module, calibration: Any, static: bool, weights: Quantize, feedback: bool) -> None:
     if not isinstance(model, nn.Module):
         raise UsageError(f"quantize_int8 takes an nn.Module, got {type(model).__name__}")
+    for name, module in model.named_modules():
+        if isinstance(module, (Simulation, QuantizedInputs, Signs)):
+            place = name.partition(".parametrizations.")[0].removesuffix(".input_quantizer")
+            raise UsageError(f"{place}: is being trained in a session; finalize the session first")
     check(weights)
     if calibration is None and (static or feedback):
         what = "feedback" if feedback else "static=True"
@@ -162,7 +187,7 @@ def _candidates(model: nn.Module, keep: Sequence[str], static: bool) -> tuple[li
             if (reason := _lstm_reason(module, static)) is not None:
                 floats[name] = reason
         elif not isinstance(module, _CONVERTED):
-            floats[name] = f"{type(module).__name__} has no product in integers here"
+            floats[name] = f"{class_name(module)} has no product in integers here"
         elif parametrize.is_parametrized(module):
             floats[name] = "its weight is parametrized; make it a parameter again first"
         elif module._forward_hooks or module._forward_pre_hooks:

@@ -101,7 +101,7 @@ def deep_compression(
     train: Train,
     evaluate: Evaluate | None = None,
     *,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Rule | list[Rule] | None = None,
     schedule: Iterative | None = None,
     train_centroids: Train | None = None,
     watch: Callable[[str, nn.Module], object] | None = None,
@@ -113,8 +113,8 @@ def deep_compression(
     train:    called with the pruned network after each step of pruning, and with the clustered one, each time to train
               it in place. Pruned weights stay zero, and weights of a cluster stay equal, whatever its optimizer does.
     evaluate: a network -> a metric, higher is better.
-    recipe:   rules with `Prune` and `Palettize`; by default `paper_recipe(model)`. Weights of which fewer are kept than
-              there are to be centroids get fewer bits, and a note.
+    recipe:   rules with `Prune` and `Palettize`, without schedules of their own; by default `paper_recipe(model)`.
+              Weights of which fewer are kept than there are to be centroids get fewer bits, and a note.
     schedule: of pruning; by default `Iterative(steps=5)`. Its `max_drop` ends pruning where the metric has lost more.
     train_centroids: in the place of `train` once weights are clustered: the paper trains these at smaller rates.
     watch:    called with each stage's name and network, which it must not change.
@@ -129,8 +129,10 @@ def deep_compression(
     for name, function in (("train", train), ("evaluate", evaluate), ("train_centroids", train_centroids)):
         if not callable(function) and (function is not None or name == "train"):
             raise UsageError(f"deep_compression: {name} must be a function of the model, got {function!r}")
-    recipe = recipe or paper_recipe(model)
+    recipe = paper_recipe(model) if recipe is None else _as_recipe(recipe)
     ledger = _Ledger(evaluate, watch, threads)
+    if schedule is not None and not isinstance(schedule, Iterative):
+        raise UsageError(f"deep_compression: schedule must be Iterative(steps=...), got {schedule!r}")
     schedule = schedule or Iterative()
     before = compress(model, lossless=True)
     ledger.add("trained", model, before)
@@ -158,12 +160,23 @@ def deep_compression(
     return DeepCompressed(*result, tuple(ledger.stages), before.original_bytes, (*found.notes, *notes))
 
 
+def _as_recipe(recipe: Any) -> Recipe:
+    """As `prepare` takes it. UsageError for rules that say when to prune: training here is the caller's."""
+    chosen = recipe if isinstance(recipe, Recipe) else Recipe([recipe] if isinstance(recipe, Rule) else recipe)
+    for rule in chosen.rules:
+        for name in ("schedule", "regrow"):
+            if getattr(rule, name) is not None:
+                raise UsageError(
+                    f"deep_compression: the rule for {rule.match!r} has a {name}, which is for tersor.prepare; leave "
+                    "it out: deep_compression(schedule=Iterative(...)) says in how many steps is pruned"
+                )
+    return chosen
+
+
 def _representations(model: nn.Module, recipe: Recipe) -> tuple[Recipe, list[str]]:
     """(the recipe without pruning, with no more centroids than a weight has kept values, and notes of that)."""
     rules = [
-        replace(rule, prune=None, schedule=None, regrow=None)
-        for rule in recipe.rules
-        if rule.representation or rule.train or rule.activations
+        replace(rule, prune=None) for rule in recipe.rules if rule.representation or rule.train or rule.activations
     ]
     if not any(rule.representation for rule in rules):
         raise UsageError("deep_compression: no rule of the recipe clusters; give one of them Palettize(bits=...)")

@@ -15,6 +15,7 @@ from tersor.quantization import Lossless
 from tersor.recipe import Recipe, Rule, TensorKey, Treatment
 from tersor.shrinking.holding import Mask
 from tersor.simulation import DEFAULTS, Activations, Simulation, Training
+from tersor.simulation.base import TAKE_INDICES
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def make_plan(model: nn.Module, recipe: Recipe) -> Plan:
     return Plan(
         tuple(plain_name(key) for key in model.state_dict(keep_vars=True)),
         found,
-        _activations(model, aliases, treatments),
+        _activations(model, aliases, treatments, recipe),
     )
 
 
@@ -158,14 +159,16 @@ def _training(planned: Planned) -> Training | None:
 
 
 def _activations(
-    model: nn.Module, aliases: Mapping[str, str], treatments: Mapping[str, Treatment]
+    model: nn.Module, aliases: Mapping[str, str], treatments: Mapping[str, Treatment], recipe: Recipe
 ) -> dict[str, Activations]:
+    """Quantizers of inputs by layers. Embeddings have none, unless a rule names them: that is refused later."""
     found: dict[str, Activations] = {}
     layers: dict[int, str] = {}
     modules = dict(model.named_modules(remove_duplicate=False))
     for name in aliases:
         config, path = treatments[name].activations, name.rpartition(".")[0]
-        if config is None:
+        exact = any(rule.activations is not None and name in rule.patterns for rule in recipe.rules)
+        if config is None or (isinstance(modules[path], TAKE_INDICES) and not exact):
             continue
         layer = layers.setdefault(id(modules[path]), path)
         if found.setdefault(layer, config) != config:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tersor.errors import UsageError
+from tersor.errors import CalibrationError, UsageError
 
 _SMALLEST = 2.0**-100
 """Steps are larger: products of two of them are no subnormal numbers, and 1 / step is finite."""
@@ -52,7 +52,10 @@ def affine(low: float, high: float, bits: int, symmetric: bool = False) -> Affin
     """The grid of `bits` bits whose ends are nearest to `low` and `high`, finite; both are widened to include 0.
 
     symmetric: the zero point is 2^(bits-1), with as many codes below as above.
+    CalibrationError for ends that are NaN or Inf.
     """
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise CalibrationError(f"no grid reaches from {low} to {high}: look for NaN or Inf in the inputs")
     low, high = min(low, 0.0), max(high, 0.0)
     if symmetric:
         half = 1 << bits - 1

@@ -10,8 +10,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.utils import parametrize
 
+from tersor.errors import UsageError
+from tersor.matrices import NonFiniteError
 from tersor.options import Options
 from tersor.quantization import RepresentationConfig
 from tersor.tensors import CompressedTensor
@@ -53,10 +58,25 @@ class Simulation(nn.Module):
     def after_step(self, weight: Tensor, mask: Tensor | None, clock: Clock) -> None:
         """After an optimizer's step, without gradients: clips or refits, changing W and own state in place."""
 
-    @abstractmethod
+    @torch.no_grad()
     def compressed(self, weight: Tensor, mask: Tensor | None) -> CompressedTensor:
         """What the file stores for the stored weight W: where `mask` (bool, None keeps all) is True, its
-        `dequantize()` is exactly the `forward(weight)` of evaluation mode, and zero elsewhere."""
+        `dequantize()` is exactly the `forward(weight)` of evaluation mode, and zero elsewhere.
+
+        NonFiniteError for NaN or Inf in W or in what the simulation keeps: rounded, they would be ordinary numbers.
+        """
+        for name, tensor in (("weights", weight), *self.named_parameters(), *self.named_buffers()):
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+                raise NonFiniteError(
+                    f"{bad} of {tensor.numel()} values of the trained {name} are NaN or Inf: lower the learning rate, "
+                    "or go on from an earlier state"
+                )
+        return self._compressed(weight, mask)
+
+    @abstractmethod
+    def _compressed(self, weight: Tensor, mask: Tensor | None) -> CompressedTensor:
+        """What `compressed` gives, of numbers that are finite; without gradients."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +101,28 @@ class Training(Options):
 
         UsageError for a representation that this kind of training is not for.
         """
+
+
+TAKE_INDICES = (nn.Embedding, nn.EmbeddingBag)
+"""Layers with weights whose inputs are no numbers: there is nothing to quantize, whatever a pattern says."""
+
+
+def class_name(module: nn.Module) -> str:
+    """What the module's class was called before parametrizations gave it one of its own."""
+    own = type(module)
+    return (own.__bases__[0] if parametrize.is_parametrized(module) else own).__name__
+
+
+def check_inputs(config: Activations, module: nn.Module) -> None:
+    """UsageError for layers whose inputs no quantizer reaches: embeddings, and all of torch's attention."""
+    kind = class_name(module)
+    if isinstance(module, TAKE_INDICES):
+        raise UsageError(f"{config.name}: the inputs of {kind} are indices, not numbers")
+    if isinstance(module, (nn.MultiheadAttention, NonDynamicallyQuantizableLinear)):
+        raise UsageError(
+            f"{config.name}: torch's MultiheadAttention computes its projections by itself, so that the inputs of "
+            "key, value and out_proj could not be quantized; name the other layers, or write attention with nn.Linear"
+        )
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,7 @@ class ConnectedSigns(Simulation):
         """Clips what is stored: beyond, it would have no influence."""
         weight.clamp_(-self.bound, self.bound)
 
-    @torch.no_grad()
-    def compressed(self, weight: Tensor, mask: Tensor | None) -> Binary:
+    def _compressed(self, weight: Tensor, mask: Tensor | None) -> Binary:
         """See the base class."""
         scale = self.scale.to("cpu", torch.float32).reshape(1, 1)
         return Binary(weight.shape, weight.dtype, owned_mask(mask), positive_signs(weight), scale)

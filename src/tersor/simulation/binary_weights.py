@@ -69,8 +69,7 @@ class ScaledSigns(Simulation):
         if mask is not None:
             self.kept.copy_(mask)
 
-    @torch.no_grad()
-    def compressed(self, weight: Tensor, mask: Tensor | None) -> Binary:
+    def _compressed(self, weight: Tensor, mask: Tensor | None) -> Binary:
         """See the base class."""
         scale = self.scales(weight).to("cpu")
         return Binary(weight.shape, weight.dtype, owned_mask(mask), positive_signs(weight), scale)

@@ -85,13 +85,14 @@ class PulledClusters(Simulation):
         if clock.steps is not None and clock.step >= clock.steps:
             weight.copy_(self._snapped(weight))
 
-    @torch.no_grad()
-    def compressed(self, weight: Tensor, mask: Tensor | None) -> Codebook:
+    def _compressed(self, weight: Tensor, mask: Tensor | None) -> Codebook:
         """See the base class."""
         return codebook(weight, mask, self.bits, nearest(weight, self.table), self.table)
 
     def _snapped(self, weight: Tensor) -> Tensor:
-        return looked_up(self.table, nearest(weight, self.table)).to(weight.dtype)
+        """Each weight's nearest centroid, of the weight's shape and dtype; NaN and Inf stay, so that they are found."""
+        found = looked_up(self.table, nearest(weight, self.table)).to(weight.dtype)
+        return torch.where(torch.isfinite(weight), found, weight)
 
 
 def means(weight: Tensor, kept: Tensor, table: Tensor) -> Tensor:

@@ -107,8 +107,7 @@ class Clusters(Simulation):
         if self.refresh and clock.step > 0 and clock.step % self.refresh == 0:
             self.codes.copy_(nearest(weight, self.table()))
 
-    @torch.no_grad()
-    def compressed(self, weight: Tensor, mask: Tensor | None) -> Codebook:
+    def _compressed(self, weight: Tensor, mask: Tensor | None) -> Codebook:
         """See the base class."""
         return codebook(weight, mask, self.bits, self.codes, self.table())
 

@@ -41,8 +41,7 @@ class GridSimulation(Simulation):
         values = (codes if zero is None else codes - zero) * scale
         return values.reshape(weight.shape).to(weight.dtype)
 
-    @torch.no_grad()
-    def compressed(self, weight: Tensor, mask: Tensor | None) -> Uniform:
+    def _compressed(self, weight: Tensor, mask: Tensor | None) -> Uniform:
         """See the base class."""
         codes = self._codes(weight, *self._of_each_weight(weight)).reshape(weight.shape)
         scale, zero = self.steps()

@@ -6,16 +6,15 @@ rounding as it is, and stops where x is clamped. Legend: s the step, z the zero 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from tersor.errors import CalibrationError, UsageError
 from tersor.simulation.affine import Affine
-from tersor.simulation.base import Activations
+from tersor.simulation.base import Activations, check_inputs, class_name
 from tersor.simulation.observers import METHODS, Observe
 from tersor.simulation.straight_through import clamped, in_units, rounded, straight_through
 
@@ -59,11 +58,10 @@ class QuantizeInputs(Activations):
         self.check_flag("fixed_point")
 
     def simulate(self, module: nn.Module) -> QuantizedInputs:
-        """See the base class: for layers with weights."""
+        """See the base class: for layers with weights, but embeddings and torch's attention."""
+        check_inputs(self, module)
         if not any(parameter.dim() >= 2 for parameter in module.parameters()):
-            raise UsageError(f"{self.name}: it is for the inputs of layers with weights, got {type(module).__name__}")
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-            raise UsageError(f"{self.name}: the inputs of {type(module).__name__} are indices, not numbers")
+            raise UsageError(f"{self.name}: it is for the inputs of layers with weights, got {class_name(module)}")
         return QuantizedInputs(self).to(next(module.parameters()).device)
 
 
@@ -81,6 +79,7 @@ class QuantizedInputs(nn.Module):
     def __init__(self, config: QuantizeInputs) -> None:
         super().__init__()
         self.config = config
+        self._known = 0
         self.observer = Observe(config.bits, config.method, config.symmetric).observer()
         self.factor = nn.Parameter(torch.ones(())) if config.steps == "learned" else None
         self.register_buffer("unit", torch.ones(()))
@@ -89,9 +88,9 @@ class QuantizedInputs(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """CalibrationError for NaN or Inf in a batch that steps are taken from."""
-        if self.training and x.numel() and (self.factor is None or int(self.seen) < self.config.batches):
+        if self.training and x.numel() and (self.factor is None or not self._has_seen(self.config.batches)):
             self._follow(x)
-        if not int(self.seen):
+        if not self._has_seen(1):
             return x
         low, high = self._ends()
         values, step = x.float(), self._step(x, high)
@@ -100,10 +99,22 @@ class QuantizedInputs(nn.Module):
 
     def grid(self) -> Affine:
         """The grid that inputs are on now. CalibrationError before the first training batch."""
-        if not int(self.seen):
+        if not self._has_seen(1):
             raise CalibrationError("no training batch has reached the quantizer of these inputs")
         low, high = self._ends()
         return Affine(float(self._step(torch.zeros(1), high).detach()), int(self.zero), low, high)
+
+    def _has_seen(self, batches: int) -> bool:
+        """Whether so many training batches were seen. The buffer is asked until they were, and not again: asking waits
+        for devices, and breaks the graphs of compilers."""
+        if self._known < batches and int(self.seen) >= batches:
+            self._known = batches
+        return self._known >= batches
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """As any module; what was known of the buffer before is forgotten."""
+        super()._load_from_state_dict(*args, **kwargs)
+        self._known = 0
 
     @torch.no_grad()
     def _follow(self, x: Tensor) -> None:
@@ -122,8 +133,8 @@ class QuantizedInputs(nn.Module):
         """float32 ()."""
         step = self.unit
         if self.factor is not None:
-            codes = max(high - int(self.zero), 1)
-            gain = 1.0 / math.sqrt(max(x.numel() // max(len(x), 1), 1) * codes) if x.dim() else 1.0
+            codes = (high - self.zero).clamp(min=1.0)
+            gain = (codes * max(x.numel() // max(len(x), 1), 1)).rsqrt() if x.dim() else 1.0
             step = in_units(clamped(self.factor, _SMALLEST_FACTOR, float("inf")), self.unit, gain)
         if self.config.fixed_point:
             step = straight_through(step.detach().log2().round().exp2(), step)

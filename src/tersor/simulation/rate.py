@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from tersor.errors import UsageError
-from tersor.matrices import NonFiniteError
 from tersor.quantization import Quantize
 from tersor.quantization.config import RepresentationConfig
 from tersor.simulation.base import Clock, Simulation, Training
@@ -142,14 +141,8 @@ class RateSimulation(Simulation):
         for name in ("slope", "over", "zeros"):
             getattr(self, name).copy_(getattr(contexts, name))
 
-    @torch.no_grad()
-    def compressed(self, weight: Tensor, mask: Tensor | None) -> Uniform:
-        """See `Simulation`. Pruned weights are codes of 0: the coder knows zeros by their neighbours, without a mask.
-
-        NonFiniteError for NaN or infinity in the weight or the step.
-        """
-        _check_finite(weight)
-        _check_finite(self.log_step)
+    def _compressed(self, weight: Tensor, mask: Tensor | None) -> Uniform:
+        """See `Simulation`. Pruned weights are codes of 0: the coder knows zeros by their neighbours, with no mask."""
         codes = self.codes(weight)
         if mask is not None:
             codes = codes * mask
@@ -182,11 +175,3 @@ class _Rounded(torch.autograd.Function):
         """See the class."""
         by_step, inside = ctx.saved_tensors
         return gradients[0] * inside, (gradients[0] * by_step).sum(), None
-
-
-def _check_finite(tensor: Tensor) -> None:
-    if not bool(torch.isfinite(tensor).all()):
-        raise NonFiniteError(
-            f"a tensor of shape {tuple(tensor.shape)} holds NaN or infinity, of which nothing can be learned: "
-            "lower the learning rate, or start from a network that is finite"
-        )

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from tersor.errors import UsageError
-from tersor.simulation.base import Activations
+from tersor.simulation.base import Activations, check_inputs, class_name
 from tersor.simulation.straight_through import signs
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -28,9 +28,10 @@ class SignActivations(Activations):
 
     def simulate(self, module: nn.Module) -> Signs:
         """See the base class: for linear layers and convolutions."""
+        check_inputs(self, module)
         if not isinstance(module, LAYERS):
             known = ", ".join(layer.__name__ for layer in LAYERS)
-            raise UsageError(f"{self.name}: it is for the inputs of {known}, got {type(module).__name__}")
+            raise UsageError(f"{self.name}: it is for the inputs of {known}, got {class_name(module)}")
         return Signs()
 
 

@@ -83,8 +83,7 @@ class FollowedThresholds(Simulation):
         if mask is not None:
             self.kept.copy_(mask)
 
-    @torch.no_grad()
-    def compressed(self, weight: Tensor, mask: Tensor | None) -> Ternary:
+    def _compressed(self, weight: Tensor, mask: Tensor | None) -> Ternary:
         """See the base class."""
         codes, scale = self._codes(weight)
         stored = codes.to("cpu", torch.int8).reshape(weight.shape)

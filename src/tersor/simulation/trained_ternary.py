@@ -94,8 +94,7 @@ class TwoScales(Simulation):
         if mask is not None:
             self.kept.copy_(mask)
 
-    @torch.no_grad()
-    def compressed(self, weight: Tensor, mask: Tensor | None) -> Codebook:
+    def _compressed(self, weight: Tensor, mask: Tensor | None) -> Codebook:
         """See the base class. Codes 0, 1 and 2 are -n, 0 and p."""
         above, below = self._beyond(rows_of(weight, self.granularity))
         codes = (1 + above.to(torch.uint8) - below.to(torch.uint8)).reshape(weight.shape)

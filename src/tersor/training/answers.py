@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from tersor.calibration.guard import untouched
 from tersor.calibration.objectives import main_output
 from tersor.calibration.samples import batches, call, listed
-from tersor.errors import CalibrationError, InputError, MismatchError, UsageError
+from tersor.errors import CalibrationError, InputError, MismatchError, OutputError, UsageError
 from tersor.files import atomic_file
 from tersor.identity import add_model, add_value
+from tersor.training.ensembles import as_teachers
 
 _KEY = "tersor.answers"
 _TENSOR = "outputs"
@@ -68,11 +69,12 @@ def cached_answers(
         have its samples in the first dimension, and so have the teachers' outputs.
     folder: made if it does not exist; None keeps nothing. dtype: float32, or float16 for half the bytes.
     Raises UsageError for bad arguments; CalibrationError where a teacher rejects a batch, or gives NaN or numbers too
-    large for `dtype`; InputError for a file that is damaged, MismatchError for one of another teacher or other samples.
+    large for `dtype`; InputError for a file that is damaged, MismatchError for one of another teacher or other samples;
+    OutputError where the folder cannot be made or written.
     """
-    models = (teachers,) if isinstance(teachers, nn.Module) else tuple(teachers)
-    if not models or not all(isinstance(model, nn.Module) for model in models):
-        raise UsageError(f"answers: teachers must be nn.Modules, one at least, got {teachers!r}")
+    models = as_teachers("answers", teachers)
+    if folder is not None and not isinstance(folder, (str, PathLike)):
+        raise UsageError(f"answers: folder must be a path, or None, got {folder!r}")
     if dtype not in DTYPES:
         raise UsageError(f"answers: dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
     given = listed(samples)
@@ -86,12 +88,19 @@ def cached_answers(
             continue
         found = _computed(model, number, given, dtype, seed)
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             content = save({_TENSOR: found}, {_KEY: json.dumps(owner)})
             with atomic_file(path, force=True) as file:
                 file.write(content)
         outputs.append(found)
     return Answers(tuple(outputs), digest)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: the folder of answers cannot be made ({error.strerror or error})") from error
 
 
 def _computed(model: nn.Module, number: int, samples: list[Any], dtype: torch.dtype, seed: int) -> Tensor:

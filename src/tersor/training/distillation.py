@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from tersor.calibration.guard import untouched
 from tersor.calibration.objectives import has_classes, main_output
 from tersor.calibration.samples import call
-from tersor.errors import MismatchError, UsageError
+from tersor.errors import CalibrationError, MismatchError, UsageError
 from tersor.options import Options
 from tersor.training.attention_transfer import attention_loss
 from tersor.training.distill import default_distance
-from tersor.training.ensembles import Mean, ensemble_logits, ensemble_values
+from tersor.training.ensembles import Mean, as_teachers, ensemble_logits, ensemble_values
 from tersor.training.hints import channels, hint_loss, projection
 from tersor.training.relational import angle_loss, distance_loss
 from tersor.training.taps import Taps
@@ -126,9 +126,11 @@ class Distillation(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if config is not None and not isinstance(config, Distill):
+            raise UsageError(f"distillation: config must be Distill(temperature=..., weight=...), got {config!r}")
         self.config = config or Distill()
         # A tuple is no submodule: neither parameters nor modes of the teachers are this module's.
-        self.teachers = (teachers,) if isinstance(teachers, nn.Module) else tuple(teachers)
+        self.teachers = as_teachers("distillation", teachers)
         self.projections = nn.ModuleDict()
         self.last: dict[str, Tensor] = {}
         self.rate = self.config.rate
@@ -154,8 +156,11 @@ class Distillation(nn.Module):
         answers:   the teachers' outputs for these inputs, one a teacher, if they are known (`cached_answers`); teachers
                    then run for matches only.
         Raises MismatchError, saying of which teacher or match, where shapes differ; CalibrationError where a teacher
-        rejects the inputs, or the student was not called before.
+        rejects the inputs or gives NaN or Inf, or the student was not called before; UsageError for a loss or answers
+        that are no tensors.
         """
+        if task_loss is not None and not isinstance(task_loss, Tensor):
+            raise UsageError(f"distillation: task_loss must be a tensor with a gradient, got {task_loss!r}")
         found, features = self._ask(inputs, answers)
         parts = {"soft": self._soft(outputs, found)}
         loss = self.config.weight * parts["soft"]
@@ -178,12 +183,8 @@ class Distillation(nn.Module):
         if not isinstance(student, nn.Module):
             raise UsageError(f"distillation: the student must be an nn.Module, got {type(student).__name__}")
         for number, teacher in enumerate(self.teachers):
-            if not isinstance(teacher, nn.Module):
-                raise UsageError(f"distillation: teacher {number} must be an nn.Module, got {type(teacher).__name__}")
             if teacher is student:
                 raise UsageError(f"distillation: teacher {number} is the student itself; give a copy")
-        if not self.teachers:
-            raise UsageError("distillation: there are no teachers; give one at least")
         for match in self.config.matches:
             if match.number >= len(self.teachers):
                 raise UsageError(f"distillation, {match}: there are only {len(self.teachers)} teachers, counted from 0")
@@ -208,7 +209,13 @@ class Distillation(nn.Module):
         self._student.forget()
 
     def _ask(self, inputs: Any, answers: Sequence[Tensor] | None) -> tuple[list[Tensor], list[Tensor]]:
-        """(each teacher's output, the teacher's features of each match)."""
+        """(each teacher's output, the teacher's features of each match), all finite."""
+        if answers is not None and not (
+            isinstance(answers, (list, tuple)) and all(isinstance(each, Tensor) for each in answers)
+        ):
+            raise UsageError(
+                f"distillation: answers must be a list of tensors, one a teacher, got {type(answers).__name__}"
+            )
         if answers is not None and len(answers) != len(self.teachers):
             raise MismatchError(f"distillation: {len(self.teachers)} teachers, but answers of {len(answers)}")
         found: list[Tensor] = [] if answers is None else list(answers)
@@ -226,6 +233,10 @@ class Distillation(nn.Module):
                 features |= {index: taps.take(name) for index, name in wanted.items()}
             if answers is None:
                 found.append(main_output(output))
+        for number, answer in enumerate(found):
+            _check_finite(f"the output of teacher {number}", answer)
+        for index, match in enumerate(self.config.matches):
+            _check_finite(f"the teacher's features of {match}", features[index])
         return found, [features[index] for index in range(len(self.config.matches))]
 
     def _soft(self, outputs: Any, answers: Sequence[Tensor]) -> Tensor:
@@ -248,3 +259,12 @@ class Distillation(nn.Module):
             return KINDS[match.kind](own, wanted)
         except MismatchError as error:
             raise MismatchError(f"distillation, {match}: {error}") from error
+
+
+def _check_finite(what: str, values: Tensor) -> None:
+    finite = torch.isfinite(values)
+    if not bool(finite.all()):
+        raise CalibrationError(
+            f"distillation: {values.numel() - int(finite.sum())} of {values.numel()} values of {what} are NaN or Inf, "
+            "of which nothing can be learned; look at the batch, and at the teacher's weights"
+        )

@@ -7,15 +7,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tersor.calibration.objectives import class_dimension
-from tersor.errors import MismatchError
+from tersor.errors import MismatchError, UsageError
 
 Mean = Literal["probabilities", "logits"]
+
+
+def as_teachers(what: str, teachers: Any) -> tuple[nn.Module, ...]:
+    """One network or several as a tuple. UsageError, which begins with `what`, for anything else, or none."""
+    if isinstance(teachers, nn.Module):
+        return (teachers,)
+    if not isinstance(teachers, (list, tuple)):
+        raise UsageError(f"{what}: teachers must be an nn.Module or a list of them, got {type(teachers).__name__}")
+    for number, teacher in enumerate(teachers):
+        if not isinstance(teacher, nn.Module):
+            raise UsageError(f"{what}: teacher {number} must be an nn.Module, got {type(teacher).__name__}")
+    if not teachers:
+        raise UsageError(f"{what}: there are no teachers; give one at least")
+    return tuple(teachers)
 
 
 def ensemble_logits(teachers: Sequence[Tensor], temperature: float = 1.0, mean: Mean = "probabilities") -> Tensor:

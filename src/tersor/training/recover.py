@@ -22,7 +22,7 @@ from tersor.calibration.feedback import output_shift
 from tersor.calibration.guard import untouched
 from tersor.calibration.statistics import LayerStatistics
 from tersor.calibration.targets import find_targets
-from tersor.errors import MismatchError
+from tersor.errors import MismatchError, UsageError
 from tersor.tensors import CompressedTensor
 from tersor.training.minibatches import held_out
 from tersor.training.requantize import requantized, trellis_of
@@ -78,7 +78,8 @@ def recover(
     a tensor is not the student's; CalibrationError where the networks reject a sample, give outputs of different
     shapes, or where the distance is NaN (it names the step).
     """
-    options = options or Recover()
+    _check_types(model, student, tensors, options)
+    options = Recover() if options is None else options
     _check(model, student, tensors, same=options.codes)
     train, held = held_out(samples, options.held_out)
     trainer = Trainer(model, options, train, held, progress or (lambda _: None))
@@ -101,6 +102,16 @@ class _State:
     tensors: dict[str, CompressedTensor]
     floats: dict[str, Tensor]
     distances: Tensor
+
+
+def _check_types(model: object, student: object, tensors: object, options: object) -> None:
+    for name, given in (("model", model), ("student", student)):
+        if not isinstance(given, nn.Module):
+            raise UsageError(f"recover: {name} must be an nn.Module, got {type(given).__name__}")
+    if not isinstance(tensors, Mapping) or not all(isinstance(t, CompressedTensor) for t in tensors.values()):
+        raise UsageError("recover: tensors must be compressed tensors by the names of the student's parameters")
+    if options is not None and not isinstance(options, Recover):
+        raise UsageError(f"recover: options must be Recover(...), got {type(options).__name__}")
 
 
 def _check(model: nn.Module, student: nn.Module, tensors: Mapping[str, CompressedTensor], same: bool) -> None:

@@ -50,12 +50,27 @@ class Recover:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for option, low in (("epochs", 0), ("patience", 1), ("layer_steps", 0), ("batch", 1)):
-            if getattr(self, option) < low:
-                raise UsageError(f"recover: {option} must be at least {low}, got {getattr(self, option)!r}")
+        for option, low in (("epochs", 0), ("patience", 1), ("layer_steps", 0), ("batch", 1), ("seed", -(2**63))):
+            value = getattr(self, option)
+            if not _is(int, value) or value < low:
+                least = "an integer" if option == "seed" else f"an integer, at least {low}"
+                raise UsageError(f"recover: {option} must be {least}, got {value!r}")
         for option in ("lr", "weight_lr", "temperature"):
             value = getattr(self, option)
-            if not value > 0 or not math.isfinite(value):
+            if not _is((int, float), value) or not value > 0 or not math.isfinite(value):
                 raise UsageError(f"recover: {option} must be a positive number, got {value!r}")
-        if not 0 <= self.held_out <= 0.9:
+        if not _is((int, float), self.held_out) or not 0 <= self.held_out <= 0.9:
             raise UsageError(f"recover: held_out must be from 0 to 0.9, got {self.held_out!r}")
+        for option in ("codes", "values", "classes"):
+            value = getattr(self, option)
+            if not isinstance(value, bool) and not (option == "classes" and value is None):
+                raise UsageError(f"recover: {option} must be True or False, got {value!r}")
+        for option in ("augment", "distance"):
+            value = getattr(self, option)
+            if value is not None and not callable(value):
+                raise UsageError(f"recover: {option} must be a function, or None, got {value!r}")
+
+
+def _is(kinds: type | tuple[type, ...], value: object) -> bool:
+    """Whether a value is of these kinds; bools are no numbers."""
+    return isinstance(value, kinds) and not isinstance(value, bool)

@@ -37,7 +37,8 @@ class Taps:
         """The output of a module's last call. CalibrationError if it was not called since outputs were forgotten."""
         if name not in self._outputs:
             raise CalibrationError(
-                f"{self._of}: module {name!r} gave no output; its features are those of the call just before"
+                f"{self._of}: module {name!r} gave no output; its features are those of the call just before, of "
+                "the network that it was made for"
             )
         return self._outputs[name]
 
