@@ -66,11 +66,12 @@ def _pairs(network: nn.Module, own: nn.Module) -> list[tuple[str, nn.Module, nn.
     found = []
     for name, ours in own.named_modules():
         if isinstance(ours, (Mask, Simulation)):
-            if type(parts.get(name)) is not type(ours):
+            theirs = parts.get(name)
+            if theirs is None or type(theirs) is not type(ours):
                 raise MismatchError(
                     f"finalize: this is no copy of the session's network: {name} is no {type(ours).__name__}"
                 )
-            found.append((name, parts[name], ours))
+            found.append((name, theirs, ours))
     return found
 
 
