@@ -4,11 +4,14 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import tersor
-from tersor import Prune, Quantize, Rule, Schedule
+from tersor import Distill, Distillation, Prune, Quantize, Rule, Schedule
+from tersor.errors import UsageError
 from tersor.shrinking.holding import masks_of
+from tersor.training import MatchFeatures
 from tests.sessions.toys import ClampInputs, Round, X, Y, adam, build, train
 
 LATE = Rule(
@@ -29,6 +32,35 @@ def test_gradients_may_be_accumulated():
         sessions[1].step()
     for name, value in whole.state_dict().items():
         assert parted.state_dict()[name].float() == pytest.approx(value.float(), abs=1e-6), name
+
+
+@pytest.mark.parametrize("rules", [LATE, Rule("*", prune=Prune(density=0.5))])
+def test_what_a_teacher_says_is_divided_as_well(rules):
+    """The sum of the gradients of equal parts is the gradient of the whole batch."""
+    found = []
+    for cuts in ((16,), (4, 4, 4, 4)):
+        model = build()
+        config = Distill(matches=(MatchFeatures("0", "0"),))
+        distillation = Distillation(model, build(1), config, example_inputs=X)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        session = tersor.prepare(model, rules, optimizer=optimizer, distillation=distillation)
+        for _ in range(4):
+            optimizer.zero_grad()
+            for x, y in zip(X.split(cuts), Y.split(cuts), strict=True):
+                outputs = model(x)
+                task = nn.functional.cross_entropy(outputs, y.argmax(1)) / len(cuts)
+                session.loss(task, inputs=x, outputs=outputs, parts=len(cuts)).backward()
+            optimizer.step()
+            session.step()
+        found.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    assert torch.allclose(found[0], found[1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [0, -2, 0.5, "2", True])
+def test_parts_are_counted(parts):
+    session = tersor.prepare(build(), Rule("*", prune=Prune(density=0.5)))
+    with pytest.raises(UsageError, match="parts must be a positive integer"):
+        session.loss(torch.zeros((), requires_grad=True), parts=parts)
 
 
 def test_autocast_with_a_gradient_scaler():

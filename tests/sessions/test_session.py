@@ -9,9 +9,10 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import tersor
 from tersor import Palettize, Prune, Quantize, Recipe, Regrow, Rule, Schedule
-from tersor.errors import DivergenceError, MismatchError, OutputError, TersorWarning, UsageError
+from tersor.errors import CalibrationError, DivergenceError, MismatchError, OutputError, TersorWarning, UsageError
 from tersor.quantization import FixedPoint
 from tersor.shrinking.holding import masks_of
+from tersor.simulation import QuantizeInputs, SignActivations
 from tersor.training import Distill, soft_targets
 from tests.sessions.toys import ClampInputs, Round, X, Y, adam, build, train
 
@@ -320,6 +321,51 @@ def test_shapes_of_teacher_and_student_must_agree():
         session.loss(inputs=X, outputs=model(X))
     with pytest.raises(UsageError, match=r"inputs=\.\.\., outputs"):
         session.loss(model(X).mean())
+
+
+def test_a_teacher_that_gives_no_number_is_named():
+    teacher, model = build(1), build()
+    torch.nn.init.constant_(teacher[2].bias, torch.nan)
+    session = tersor.prepare(model, [ROUND], teacher=teacher)
+    with pytest.raises(DivergenceError, match=r"teacher nan.*Look at what the teacher gives"):
+        session.loss(model(X).mean(), inputs=X, outputs=model(X))
+    session = tersor.prepare(build(), [ROUND], distillation=lambda *_: 3.0)
+    with pytest.raises(UsageError, match="what the distillation gives must be a scalar tensor, got a float"):
+        session.loss(inputs=X, outputs=X)
+
+
+def test_quantized_inputs_go_on_to_integers():
+    model = build()
+    rule = Rule("*.weight", Quantize(bits=4), activations=QuantizeInputs(bits=4))
+    session = tersor.prepare(model, rule, optimizer=adam(model))
+    with pytest.raises(CalibrationError, match="inputs of 0: no training batch"):
+        session.grids()
+    train(session, 3)
+    expected = model.eval()(X)
+    session.finalize()
+    assert not torch.allclose(model(X), expected, atol=1e-3)  # the file holds weights alone
+    integers = tersor.quantize_int8(model, [X], weights=Quantize(bits=4), grids=session.grids(), correct=False)
+    assert integers.model(X).sub(expected).abs().max() < 0.02 * expected.abs().max()
+    signs = tersor.prepare(build(), Rule("2.weight", activations=SignActivations()))
+    assert signs.grids() == {}
+
+
+def test_errors_of_quantized_inputs_name_the_layer():
+    model = build()
+    tersor.prepare(model, Rule("0.weight", activations=QuantizeInputs()))
+    with pytest.raises(CalibrationError, match="inputs of 0: an activation holds NaN"):
+        model(X * torch.nan)
+    with pytest.raises(UsageError, match="0: inputs that are quantized must be the layer's first positional"):
+        model[0](input=X)
+
+
+def test_quantizers_that_no_batch_reached_are_told():
+    model = build()
+    session = tersor.prepare(model, Rule("*.weight", activations=QuantizeInputs()), optimizer=adam(model))
+    model.eval()
+    train(session, 1)
+    with pytest.warns(TersorWarning, match=r"no training batch has reached .* of the inputs of 0, 2"):
+        session.finalize()
 
 
 def test_a_loss_that_is_no_number_stops(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tersor.errors import TersorError, UsageError, named
-from tersor.sessions.plan import Planned
+from tersor.sessions.plan import Planned, plain_name
 from tersor.shrinking.holding import Mask, put
 from tersor.simulation import Activations, Simulation
+from tersor.simulation.affine import Affine
 
 INPUTS = "input_quantizer"
 """What the quantizer of a layer's inputs is called: a submodule of the layer."""
@@ -60,15 +61,20 @@ def attach(planned: Planned) -> Simulated:
 
 def attach_quantizer(layer: nn.Module, name: str, config: Activations) -> nn.Module:
     """Puts the quantizer of its inputs before a layer, as its submodule. UsageError, naming it, if refused."""
-    if hasattr(layer, INPUTS):
-        raise UsageError(f"{name}: has an {INPUTS} already")
+    check_free(layer, name)
     try:
         quantizer = config.simulate(layer)
     except TersorError as error:
         raise named(name, error) from error
     layer.add_module(INPUTS, quantizer.train(layer.training))
-    layer.register_forward_pre_hook(_quantized)
+    layer.register_forward_pre_hook(_Quantized(name))
     return quantizer
+
+
+def check_free(layer: nn.Module, name: str) -> None:
+    """UsageError, naming it, for a layer that has a quantizer, or something else of that name."""
+    if hasattr(layer, INPUTS):
+        raise UsageError(f"{name}: has an {INPUTS} already; finalize the session that put it there")
 
 
 def detach_quantizer(layer: nn.Module) -> nn.Module:
@@ -76,9 +82,28 @@ def detach_quantizer(layer: nn.Module) -> nn.Module:
     quantizer = layer._modules.pop(INPUTS)
     assert quantizer is not None
     for key, hook in list(layer._forward_pre_hooks.items()):
-        if hook is _quantized:
+        if isinstance(hook, _Quantized):
             del layer._forward_pre_hooks[key]
     return quantizer
+
+
+def grids_of(quantizers: Mapping[str, nn.Module]) -> dict[str, Affine]:
+    """The grids of those quantizers, by layers, that have one. CalibrationError, naming the layer, before its first
+    training batch."""
+    found = {}
+    for name, quantizer in quantizers.items():
+        if callable(getattr(quantizer, "grid", None)):
+            try:
+                found[name] = quantizer.grid()  # type: ignore[operator]
+            except TersorError as error:
+                raise named(f"inputs of {name or 'the network'}", error) from error
+    return found
+
+
+def own_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a network's state_dict its own tensors, by plain names: nothing of masks, simulations and quantizers."""
+    plain = {plain_name(key): value for key, value in state.items() if f".{INPUTS}." not in f".{key}"}
+    return {name: value for name, value in plain.items() if ".parametrizations." not in f".{name}"}
 
 
 def mask_of(planned: Planned) -> Tensor | None:
@@ -119,8 +144,19 @@ def without_simulations(model: nn.Module) -> Iterator[None]:
                 chain.insert(0, simulation)
 
 
-def _quantized(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The hook: the first positional argument of a call, quantized."""
-    if not args:
-        raise UsageError(f"{type(layer).__name__}: inputs that are quantized must be its first positional argument")
-    return (getattr(layer, INPUTS)(args[0]), *args[1:])
+class _Quantized:
+    """The hook: the first positional argument of a call, quantized. name: of the layer, for errors."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not args:
+            raise UsageError(f"{self.name}: inputs that are quantized must be the layer's first positional argument")
+        quantizer = getattr(layer, INPUTS)
+        if torch.compiler.is_compiling():  # which does not trace errors that are caught
+            return (quantizer(args[0]), *args[1:])
+        try:
+            return (quantizer(args[0]), *args[1:])
+        except TersorError as error:
+            raise named(f"inputs of {self.name or 'the network'}", error) from error

@@ -6,11 +6,11 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tersor.errors import MissingExtraError, OutputError, UsageError
 from tersor.files import atomic_file
+from tersor.sessions.arguments import as_path
 
 
 class Log:
@@ -34,7 +34,7 @@ class Log:
         for option, value, least in (("every", every, 1), ("bytes_every", bytes_every, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UsageError(f"log: {option} must be an integer from {least} upwards, got {value!r}")
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else as_path("log", path)
         self.every = every
         self.bytes_every = bytes_every
         self._events = None if tensorboard is None else _writer(tensorboard)

@@ -20,20 +20,19 @@ class OwnParameters:
     """Groups of an optimizer, one a rate, without weight decay; empty until parameters come.
 
     Where processes train together, the gradients of these parameters are averaged before each step: they may have come
-    after DistributedDataParallel was told what there is.
-    UsageError for what is no torch optimizer.
+    after DistributedDataParallel was told what there is. Groups that a session which is over has left are taken off.
+    UsageError for what is no torch optimizer, or takes no second group.
     """
 
     def __init__(self, optimizer: Optimizer, rates: Iterable[float]) -> None:
         check_kind(optimizer)
         self.optimizer = optimizer
         self.parameters: list[nn.Parameter] = []
+        if not _in_use(optimizer):
+            optimizer.param_groups[:] = [g for g in optimizer.param_groups if _KEY not in g or g["params"]]
         for rate in dict.fromkeys(float(rate) for rate in rates):
-            group: dict[str, Any] = {"params": [], "lr": rate, _KEY: rate}
-            if "weight_decay" in optimizer.defaults:
-                group["weight_decay"] = 0.0
-            optimizer.add_param_group(group)
-        self._hook = optimizer.register_step_pre_hook(lambda *_: self._average())
+            _add_group(optimizer, rate)
+        self._hook = optimizer.register_step_pre_hook(self._average)
 
     def add(self, parameters: Iterable[nn.Parameter], rate: float) -> None:
         """Gives parameters to the group of their rate, and takes them from any other."""
@@ -54,7 +53,7 @@ class OwnParameters:
         for parameter in self.parameters:
             self.optimizer.state.pop(parameter, None)
 
-    def _average(self) -> None:
+    def _average(self, *_: Any) -> None:
         if count() == 1:
             return
         whole = [parameter for parameter in self.parameters if not hasattr(parameter, "placements")]
@@ -68,6 +67,38 @@ def check_kind(optimizer: object) -> None:
     """UsageError for what is no torch optimizer."""
     if not isinstance(optimizer, Optimizer):
         raise UsageError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+
+
+def check_held(optimizer: Optimizer, model: nn.Module) -> None:
+    """UsageError for an optimizer that would move nothing of `model`. Others' parameters may be in it, too."""
+    own = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    if own and not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
+        raise UsageError(
+            f"the optimizer ({type(optimizer).__name__}) holds none of the model's parameters that train, and would "
+            "move none of them: make it of model.parameters(), of this very model, after what replaces parameters "
+            "(fully_shard, copies)"
+        )
+
+
+def _add_group(optimizer: Optimizer, rate: float) -> None:
+    group: dict[str, Any] = {"params": [], "lr": rate, _KEY: rate}
+    if "weight_decay" in optimizer.defaults:
+        group["weight_decay"] = 0.0
+    try:
+        if isinstance(optimizer, torch.optim.LBFGS):  # which would take it, but no step
+            raise ValueError("it trains one group alone")
+        optimizer.add_param_group(group)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
+        raise UsageError(
+            f"{type(optimizer).__name__} takes no second group of parameters ({error}), but the recipe brings some of "
+            "its own to train: use another optimizer, or techniques without (docs/training.md lists them)"
+        ) from error
+
+
+def _in_use(optimizer: Optimizer) -> bool:
+    """Whether a session that is not over has its groups there."""
+    hooks = optimizer._optimizer_step_pre_hooks.values()
+    return any(isinstance(getattr(hook, "__self__", None), OwnParameters) for hook in hooks)
 
 
 def optimizer_state(own: OwnParameters | None) -> dict[str, Any] | None:

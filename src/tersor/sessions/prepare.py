@@ -12,15 +12,19 @@ from torch.optim import Optimizer
 from tersor.calibration.samples import calibrating
 from tersor.errors import UsageError
 from tersor.files import check_output
+from tersor.options import Options
 from tersor.progress import Progress
 from tersor.recipe import Recipe, Rule
+from tersor.sessions.arguments import as_path, check_positive
 from tersor.sessions.log import Log, as_log
-from tersor.sessions.optimizers import check_kind
+from tersor.sessions.optimizers import check_held, check_kind
 from tersor.sessions.plan import make_plan
 from tersor.sessions.removal import remove_parts
-from tersor.sessions.session import Outward, Session, unwrapped
+from tersor.sessions.restoring import unchanged_on_error
+from tersor.sessions.session import Outward, Session
 from tersor.sessions.teaching import Teaching
 from tersor.sessions.unfinished import warn_unfinished
+from tersor.sessions.wrapping import unwrapped
 from tersor.shrinking.losses import Loss
 from tersor.shrinking.weights import Data
 from tersor.training import Distillation
@@ -59,42 +63,60 @@ def prepare(
     calibration, calibration_loss: for criteria of pruning that look at samples, and repairs, as in `tersor.prune`.
     log:    a file of JSON lines, or a `Log`. progress: called with (stage, done, total); needs `steps`.
     checkpoint: the file that gets the session's state if the loss is no number any more.
-    Raises UsageError for patterns that match nothing, contradicting rules, a network that is in a session already, and
-    whatever the techniques refuse; messages name the weight. OutputError where `log` or `checkpoint` cannot be written.
-    What `tersor.prune` raises where channels or blocks cannot be removed; nothing has been changed then.
+    Raises UsageError for patterns that match nothing, contradicting rules, a network that is in a session already, an
+    optimizer that holds none of its parameters, and whatever the techniques refuse, now or when they begin; messages
+    name the weight. OutputError where `log` or `checkpoint` cannot be written. What `tersor.prune` raises where
+    channels or blocks cannot be removed. Model and optimizer are then as they were before.
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"prepare takes an nn.Module, got {type(model).__name__}")
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-        raise UsageError(f"steps must be a positive integer, or None, got {steps!r}")
+    chosen = _recipe(recipe)
+    if steps is not None:
+        check_positive("steps, where it is given,", steps)
+    if progress is not None and not callable(progress):
+        raise UsageError(f"progress must be callable, such as tersor.progress.ProgressLine(), got {progress!r}")
     if progress is not None and steps is None:
         raise UsageError("progress needs steps: how many optimizer steps the training has")
     if checkpoint is not None:
-        check_output(checkpoint, force=True)
+        check_output(as_path("checkpoint", checkpoint), force=True)
     if optimizer is not None:
         check_kind(optimizer)
+        check_held(optimizer, model)
     outward = Outward(as_log(log), progress, checkpoint)
-    chosen = recipe if isinstance(recipe, Recipe) else Recipe([recipe] if isinstance(recipe, Rule) else recipe)
     data = Data(calibrating(calibration), calibration_loss)
-    plan = make_plan(unwrapped(model), chosen)
-    if chosen.removals:
-        _check_whole(model, chosen)
-        removing, treating = chosen.parted()
-        remove_parts(model, removing, optimizer, data, example_inputs)
-        plan = make_plan(model, treating)
-    session = Session(
-        model,
-        chosen,
-        plan,
-        data,
-        optimizer=optimizer,
-        distillation=_teaching(unwrapped(model), teacher, distillation),
-        steps=steps,
-        outward=outward,
-    )
-    if steps is not None:
-        warn_unfinished(chosen, plan, steps)
+    with unchanged_on_error([unwrapped(model)], optimizer, values=bool(chosen.removals)):
+        plan = make_plan(unwrapped(model), chosen)
+        if chosen.removals:
+            _check_whole(model, chosen)
+            removing, treating = chosen.parted()
+            remove_parts(model, removing, optimizer, data, example_inputs)
+            plan = make_plan(model, treating)
+        session = Session(
+            model,
+            chosen,
+            plan,
+            data,
+            optimizer=optimizer,
+            distillation=_teaching(unwrapped(model), teacher, distillation),
+            steps=steps,
+            outward=outward,
+        )
+        if steps is not None:
+            warn_unfinished(chosen, plan, steps)
     return session
+
+
+def _recipe(recipe: Any) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, (Rule, list, tuple)):
+        return Recipe([recipe] if isinstance(recipe, Rule) else recipe)
+    hint = ""
+    if isinstance(recipe, (str, os.PathLike)):
+        hint = "; a file is read by tersor.Recipe.load(path)"
+    elif isinstance(recipe, Options):
+        hint = f'; say which weights it is for: tersor.Rule("*", {recipe!r})'
+    raise UsageError(f"the recipe must be a Recipe, a Rule or a list of Rules, got {recipe!r}{hint}")
 
 
 def _check_whole(model: nn.Module, recipe: Recipe) -> None:

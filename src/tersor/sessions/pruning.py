@@ -24,6 +24,8 @@ class Pruning:
 
     Those without a schedule are pruned at once. Weights whose schedules and regrowth are equal share a `Gradual`, so
     that scope "global" compares them. Masks only ever lose weights, but for regrowth. Errors as `Gradual`.
+
+    gradual: one for each schedule and regrowth.
     """
 
     def __init__(self, model: nn.Module, planned: Iterable[Planned], data: Data) -> None:
@@ -38,7 +40,7 @@ class Pruning:
         }
         if at_once:
             _prune_at_once(model, at_once, data)
-        self._gradual = [
+        self.gradual = [
             Gradual(
                 model,
                 Recipe([Rule(name, prune=prune) for name, prune in own.items()]),
@@ -53,13 +55,13 @@ class Pruning:
 
     def step(self) -> bool:
         """Counts an optimizer step; whether masks changed. Errors as `Gradual.step`."""
-        if not self._gradual:
+        if not self.gradual:
             return False
         for holder in holders(self._model).values():
             if holder.gradient is not None:
                 average([holder.gradient])
         with without_simulations(self._model):
-            changed = [gradual.step() for gradual in self._gradual]
+            changed = [gradual.step() for gradual in self.gradual]
         if any(changed):
             broadcast([holder.mask for holder in holders(self._model).values()])
         return any(changed)
@@ -71,12 +73,12 @@ class Pruning:
 
     def state_dict(self) -> list[dict[str, Any]]:
         """What is not in the model's own state."""
-        return [gradual.state_dict() for gradual in self._gradual]
+        return [gradual.state_dict() for gradual in self.gradual]
 
     def load_state_dict(self, state: list[Mapping[str, Any]]) -> None:
         """The inverse of `state_dict`. ResumeError for another one."""
         try:
-            for gradual, own in zip(self._gradual, state, strict=True):
+            for gradual, own in zip(self.gradual, state, strict=True):
                 gradual.load_state_dict(own)
         except (ValueError, TypeError, TersorError) as error:
             raise ResumeError(f"the state's schedules of pruning are not those of the recipe: {error}") from error

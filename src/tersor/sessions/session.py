@@ -19,18 +19,32 @@ from tersor.model import CompressedModel
 from tersor.progress import Progress
 from tersor.recipe import Recipe
 from tersor.sessions import state as states
-from tersor.sessions.attachments import Simulated, attach, attach_quantizer, detach_quantizer
+from tersor.sessions.arguments import check_positive, check_scalar
+from tersor.sessions.attachments import (
+    Simulated,
+    attach,
+    attach_quantizer,
+    detach_quantizer,
+    grids_of,
+    own_tensors,
+)
 from tersor.sessions.companion import Companion, check_companions, kinds
+from tersor.sessions.copies import network_of
 from tersor.sessions.finalizing import compressed_model, compressed_weights, make_ordinary
+from tersor.sessions.foresight import check_later
 from tersor.sessions.log import Log
-from tersor.sessions.optimizers import OwnParameters, check_optimizer, optimizer_state
+from tersor.sessions.optimizers import OwnParameters, check_held, check_kind, check_optimizer, optimizer_state
 from tersor.sessions.plan import Plan
 from tersor.sessions.processes import gathered, rank
 from tersor.sessions.pruning import Pruning
+from tersor.sessions.restoring import unchanged_on_error
+from tersor.sessions.statefile import plain, read_state, write_state
 from tersor.sessions.teaching import Teaching
-from tersor.sessions.unfinished import warn_unfinished
+from tersor.sessions.unfinished import warn_unfinished, warn_unreached
+from tersor.sessions.wrapping import unwrapped
 from tersor.shrinking.weights import Data
 from tersor.simulation import Clock
+from tersor.simulation.affine import Affine
 from tersor.structure.carried import manifest_of
 
 
@@ -57,6 +71,7 @@ class Session:
                the same objects. After `finalize` an ordinary module that holds exactly what the file holds.
     recipe:    what is done. steps: optimizer steps in all; None if unknown. done: optimizer steps so far.
     quantizers: of layers' inputs, by the layers' names; still there after `finalize`, which takes them off the layers.
+    over:      whether `finalize` has ended it.
 
     Mutable: every step changes it.
     """
@@ -86,9 +101,10 @@ class Session:
         self._simulated: list[Simulated] = []
         self._companions: list[Companion] = []
         self._losses: dict[str, Tensor] = {}
-        self._over = False
+        self.over = False
         self._began = time.monotonic()
         self._pruning = Pruning(self._network, plan.tensors.values(), data)
+        check_later(self._network, plan)
         self._own: OwnParameters | None = None
         if optimizer is not None:
             self.join(optimizer)
@@ -102,17 +118,21 @@ class Session:
     def join(self, optimizer: Optimizer) -> None:
         """Gives the session its optimizer later than `prepare`: where parameters change in between, as with FSDP2.
 
-        UsageError if it has one already.
+        UsageError if it has one already, and as `prepare` for the optimizer; nothing has been changed then.
         """
+        self._check_open()
+        check_kind(optimizer)
         if self._own is not None:
-            raise UsageError("the session has an optimizer already; it is the one given to prepare")
-        self._own = OwnParameters(optimizer, self._rates(optimizer))
-        for part in self._simulated:
-            self._own.add(part.simulation.parameters(), part.rate)
-        for name, quantizer in self.quantizers.items():
-            self._own.add(quantizer.parameters(), self._plan.activations[name].rate)
-        if isinstance(self._distillation, nn.Module):
-            self._own.add(self._distillation.parameters(), _rate_of(self._distillation, optimizer))
+            raise UsageError("the session has an optimizer already, and keeps it to its end; prepare with another one")
+        check_held(optimizer, self.model)
+        with unchanged_on_error((), optimizer, [self]):
+            self._own = OwnParameters(optimizer, self._rates(optimizer))
+            for part in self._simulated:
+                self._own.add(part.simulation.parameters(), part.rate)
+            for name, quantizer in self.quantizers.items():
+                self._own.add(quantizer.parameters(), self._plan.activations[name].rate)
+            if isinstance(self._distillation, nn.Module):
+                self._own.add(self._distillation.parameters(), _rate_of(self._distillation, optimizer))
 
     def accompany(self, companion: Companion) -> None:
         """Lets it act after each step from now on; its state is kept with the session's."""
@@ -127,6 +147,14 @@ class Session:
         """Share of the weights under masks that is kept now; 1 where nothing is pruned."""
         return self._pruning.density()
 
+    def grids(self) -> dict[str, Affine]:
+        """The grids of quantized inputs as they are now, by the layers' names: what `tersor.quantize_int8(grids=...)`
+        takes. Also after `finalize`. Quantizers without a grid (`SignActivations`) are left out.
+
+        CalibrationError, naming the layer, before the first training batch.
+        """
+        return grids_of(self.quantizers)
+
     def loss(
         self, task_loss: Tensor | None = None, *, inputs: Any = None, outputs: Any = None, parts: int = 1, **more: Any
     ) -> Tensor:
@@ -134,25 +162,30 @@ class Session:
 
         task_loss: a scalar; None where a teacher alone says what is right.
         inputs, outputs: what the network was called with, and gave; a teacher needs both.
-        parts:     of how many losses a step's gradient is the sum, penalties being divided by it: for loops that
-                   accumulate gradients and have divided `task_loss` already.
-        more:      goes to the distillation.
+        parts:     n where n losses are summed to a step's gradient, and `task_loss` is its share of the n already:
+                   whatever else there is, the teacher's part and the penalties, is divided by n here, so that the sum
+                   is the loss of one batch. 1 for loops that divide what this gives, or accumulate nothing.
+        more:      goes to the distillation, which gets `task_loss` times n.
         Raises DivergenceError, with the step, where the loss is NaN or infinite: the state of then, from before the
         step, is at `checkpoint` if `prepare` was given one. UsageError without any loss, or after `finalize`.
         """
         self._check_open()
-        if task_loss is not None and (not isinstance(task_loss, Tensor) or task_loss.numel() != 1):
-            raise UsageError(f"the task's loss must be a scalar tensor, got {_described(task_loss)}")
+        check_positive("parts", parts)
+        if task_loss is not None:
+            check_scalar("the task's loss", task_loss)
+        penalty = self._penalty()
+        parted = {"task": task_loss, "penalty": None if penalty is None else penalty / parts}
         if self._distillation is not None:
             if inputs is None or outputs is None:
                 raise UsageError("a teacher needs session.loss(task_loss, inputs=..., outputs=...) of the student")
-            total: Tensor = self._distillation(inputs, outputs, task_loss, **more)
+            whole = None if task_loss is None else task_loss * parts
+            taught = self._distillation(inputs, outputs, whole, **more)
+            check_scalar("what the distillation gives", taught)
+            total = parted["teacher"] = taught / parts
         elif task_loss is None or more:
             raise UsageError("loss: give the task's loss, and nothing for a teacher; there is none to learn from")
         else:
             total = task_loss
-        penalty = self._penalty()
-        parted = {"task": task_loss, "penalty": penalty}
         if penalty is not None:
             total = total + penalty / parts
         parted["loss"] = total
@@ -180,16 +213,20 @@ class Session:
     def finalize(self, model: nn.Module | None = None) -> CompressedModel:
         """The compressed network, for `tersor.save`; the session ends, and `model` is an ordinary module then.
 
-        model: another network with the same parametrizations, such as the average that `AveragedModel.module` is, to
-            be compressed in the place of the session's own, which stays as it is, and so does the session.
-        A TersorWarning names the rules whose schedules have not come to their end, and what they keep.
+        model: another network with the same parametrizations, such as an average (`AveragedModel`) or a copy of now, to
+            be compressed, in place, instead of the session's own, which stays as it is, and so does the session.
+        Quantizers of inputs are taken off: the file holds weights alone (`grids` has the rest).
+        A TersorWarning names the rules whose schedules have not come to their end and what they keep, what has not
+        begun, and quantizers that no batch has reached. Errors as `copies.network_of`; nothing has been changed then.
         """
         self._check_open()
+        network = self._network if model is None else network_of(model, self._network, self.quantizers)
         warn_unfinished(self.recipe, self._plan, self.done)
-        network = self._network if model is None else unwrapped(model)
+        if self.done:
+            warn_unreached(self.quantizers)
         compressed = self._compressed(network)
-        if model is None:
-            self._over = True
+        if network is self._network:
+            self.over = True
             self._simulated = []
             if self._own is not None:
                 self._own.close()
@@ -209,47 +246,52 @@ class Session:
         return self._state(gathered(states.random_state()))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from `state_dict()`, in a session that was prepared alike: the same network, recipe and optimizer.
+        """Goes on from `state_dict()`, in a session that was prepared alike: the same network, recipe, optimizer,
+        teacher, and, where techniques train weights, `steps`.
 
         Random numbers are set last, so that whatever the loop draws next is what it would have drawn. ResumeError,
-        saying what differs, for the state of another recipe, network or optimizer; where recipe or optimizer differ,
-        nothing has been changed.
+        saying what differs, for any other state; nothing has been changed then. Needs the memory of the network once
+        more for that.
         """
         self._check_open()
-        states.check_recipe(state.get("recipe"), self.recipe)
-        states.check_structure(state["structure"], manifest_of(self._network))
-        check_companions(state["companions"]["kinds"], self._companions)
-        done = int(state["done"])
-        late = [part.planned.name for part in self._simulated if part.begin > done]
-        if late:
-            raise ResumeError(f"{late[0]} is simulated here already, but not in the state; load it into a new session")
-        check_optimizer(state["optimizer"], self._own)
-        self._attach_due(done)
-        self.done = done
-        try:
-            self._network.load_state_dict(state["model"])
-            if self._own is not None:
-                self._own.optimizer.load_state_dict(state["optimizer"]["state"])
-            if isinstance(self._distillation, nn.Module) and state["distillation"] is not None:
-                self._distillation.load_state_dict(state["distillation"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise ResumeError(f"the state is of another network or optimizer: {error}") from error
-        self._pruning.load_state_dict(state["pruning"])
-        for companion, own in zip(self._companions, state["companions"]["states"], strict=True):
-            companion.load_state_dict(own)
-        if self._outward.log is not None and rank() == 0:
-            self._outward.log.rewind(done)
-        states.set_random_state(state["random"][rank() % len(state["random"])])
+        states.check_state(state, self.recipe)
+        done, taught = state["done"], self._taught()
+        with states.resume_errors():
+            states.check_structure(state["structure"], manifest_of(self._network))
+            check_companions(state["companions"]["kinds"], self._companions)
+            late = [part.planned.name for part in self._simulated if part.begin > done]
+            if late:
+                raise ResumeError(
+                    f"{late[0]} is simulated here already, but not in the state; load it into a new session"
+                )
+            states.check_teaching(state["distillation"], taught)
+            states.check_tensors(own_tensors(state["model"]), own_tensors(self._network.state_dict()), "network")
+            check_optimizer(state["optimizer"], self._own)
+            if self._companions or any(part.training is not None for part in self._plan.tensors.values()):
+                states.check_steps(state["steps"], self.steps)
+        modules = [self._network] if taught is None else [self._network, taught]
+        others = [self, self._own, self._pruning, *self._pruning.gradual, *self._companions]
+        with unchanged_on_error(modules, self.optimizer, [other for other in others if other is not None], values=True):
+            with states.resume_errors():
+                self._take(state)
+            if self._outward.log is not None and rank() == 0:
+                self._outward.log.rewind(done)
 
     def save(self, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
-        """Writes the state to a file, complete or not at all; `extra` (plain types, tensors) goes with it."""
-        state = {**self.state_dict(), "extra": dict(extra or {})}
+        """Writes the state to a file, complete or not at all; `extra` goes with it: plain types (numpy's numbers become
+        Python's), tensors, and lists and dictionaries of them. UsageError, naming the place, for anything else in it.
+        """
+        if extra is not None and not isinstance(extra, Mapping):
+            raise UsageError(f"extra must be a dictionary, got {extra!r}")
+        state = {**self.state_dict(), "extra": plain(dict(extra or {}), "extra")}
         if rank() == 0:
-            states.write_state(state, path)
+            write_state(state, path)
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
-        """Goes on from what `save` wrote, and gives its `extra`. InputError for other files, else `load_state_dict`."""
-        state = states.read_state(path)
+        """Goes on from what `save` wrote, and gives its `extra`. InputError for other files and damaged ones, else as
+        `load_state_dict`."""
+        self._check_open()
+        state = read_state(path)
         self.load_state_dict(state)
         return dict(state.get("extra") or {})
 
@@ -274,6 +316,26 @@ class Session:
             "companions": {"kinds": kinds(self._companions), "states": [c.state_dict() for c in self._companions]},
             "random": random,
         }
+
+    def _take(self, state: Mapping[str, Any]) -> None:
+        """All of a state that was checked as far as it could be; what fails on the way leaves half of it."""
+        self._attach_due(state["done"])
+        self.done = state["done"]
+        states.check_tensors(state["model"], self._network.state_dict(), "network")
+        self._network.load_state_dict(state["model"])
+        if self._own is not None:
+            self._own.optimizer.load_state_dict(state["optimizer"]["state"])
+        taught = self._taught()
+        if taught is not None:
+            taught.load_state_dict(state["distillation"])
+        self._pruning.load_state_dict(state["pruning"])
+        for companion, own in zip(self._companions, state["companions"]["states"], strict=True):
+            companion.load_state_dict(own)
+        states.set_random_state(state["random"][rank() % len(state["random"])])
+
+    def _taught(self) -> nn.Module | None:
+        """The distillation, where it is a module, whose parameters and state go with the session's."""
+        return self._distillation if isinstance(self._distillation, nn.Module) else None
 
     def _compressed(self, network: nn.Module) -> CompressedModel:
         """Makes `network` ordinary, in place, and gives what its file holds."""
@@ -321,11 +383,14 @@ class Session:
         kept = ""
         if self._outward.checkpoint is not None:
             # Not `save`: other processes may have a loss, and would be waited for in vain.
-            states.write_state(self._state([states.random_state()]), self._outward.checkpoint)
+            write_state(self._state([states.random_state()]), self._outward.checkpoint)
             kept = f"; the state before the step is in {self._outward.checkpoint}"
         parts = ", ".join(f"{name} {float(value):g}" for name, value in self._losses.items())
+        task, taught = self._losses.get("task"), self._losses.get("teacher")
+        teacher = taught is not None and not bool(taught.isfinite()) and (task is None or bool(task.isfinite()))
+        remedy = "Look at what the teacher gives for these inputs" if teacher else "Lower the learning rate"
         raise DivergenceError(
-            f"step {self.done + 1}: the loss is not finite ({parts}){kept}. Lower the learning rate, or check the data"
+            f"step {self.done + 1}: the loss is not finite ({parts}){kept}. {remedy}, or check the data"
         )
 
     def _tell(self) -> None:
@@ -358,25 +423,10 @@ class Session:
             )
 
     def _check_open(self) -> None:
-        if self._over:
+        if self.over:
             raise UsageError("the session is over: finalize() ended it; prepare the model again to go on")
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside of DistributedDataParallel, and of what torch.compile gave."""
-    while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
-            return model
 
 
 def _rate_of(distillation: nn.Module, optimizer: Optimizer) -> float:
     """The learning rate of a distillation's own parameters: its `rate`, or the optimizer's."""
     return float(getattr(distillation, "rate", optimizer.defaults["lr"]))
-
-
-def _described(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

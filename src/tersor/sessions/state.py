@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from tersor.errors import InputError, ResumeError
-from tersor.files import atomic_file
+from tersor.errors import ResumeError, TersorError, shortlist
 from tersor.recipe import Recipe
 from tersor.structure.manifest import Manifest
 
 FORMAT = 1
 """Of the dictionary that `Session.state_dict` gives."""
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "structure": (str,),
+    "steps": (int, type(None)),
+    "done": (int,),
+    "model": (Mapping,),
+    "optimizer": (Mapping, type(None)),
+    "distillation": (Mapping, type(None)),
+    "pruning": (list, tuple),
+    "companions": (Mapping,),
+    "random": (list, tuple),
+}
+"""What the dictionary holds beside the recipe."""
 
 
 def random_state() -> dict[str, Any]:
@@ -61,6 +73,69 @@ def digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+@contextmanager
+def resume_errors() -> Iterator[None]:
+    """Whatever a state of a wrong content brings about is a ResumeError."""
+    try:
+        yield
+    except ResumeError:
+        raise
+    except (TersorError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        said = error if isinstance(error, TersorError) else f"{type(error).__name__}: {error}"
+        raise ResumeError(f"the state cannot be gone on from here: {said}") from error
+
+
+def check_state(state: Any, recipe: Recipe) -> None:
+    """ResumeError unless `state` is of this recipe, and holds all that `Session.state_dict` gives."""
+    if not isinstance(state, Mapping):
+        raise ResumeError(f"a state is what session.state_dict() gave, got a {type(state).__name__}")
+    check_recipe(state.get("recipe"), recipe)
+    for key, kinds in _KINDS.items():
+        if not isinstance(state.get(key, ...), kinds) or isinstance(state[key], bool):
+            found = f"is a {type(state[key]).__name__}" if key in state else "is not there"
+            raise ResumeError(f"{key!r} of the state {found}; give what session.state_dict() or session.save() gave")
+    if state["done"] < 0 or not state["random"]:
+        raise ResumeError("'done' and 'random' of the state make no sense; give what session.state_dict() gave")
+
+
+def check_steps(saved: int | None, here: int | None) -> None:
+    """ResumeError unless both trainings have the same number of steps: techniques follow their share that is over."""
+    if saved != here:
+        raise ResumeError(
+            f"the state is of a training of {_counted(saved)}, this one is of {_counted(here)}, and techniques follow "
+            f"the share of them that is over; call prepare with steps={saved}"
+        )
+
+
+def check_tensors(saved: Mapping[str, Any], here: Mapping[str, Any], what: str) -> None:
+    """ResumeError, naming the first tensors, unless names, shapes and dtypes are the same. what: they are of."""
+    missing = [name for name in here if name not in saved]
+    more = [name for name in saved if name not in here]
+    if missing or more:
+        parts = [f"it has no {shortlist(missing)}"] * bool(missing) + [f"{shortlist(more)} are not here"] * bool(more)
+        raise ResumeError(f"the state is of another {what}: {'; '.join(parts)}")
+    for name, own in here.items():
+        value = saved[name]
+        if not isinstance(value, Tensor) or not isinstance(own, Tensor):
+            continue  # extra states of modules
+        if value.shape != own.shape or value.dtype != own.dtype:
+            raise ResumeError(
+                f"the state is of another {what}: {name} is {value.dtype} of shape {tuple(value.shape)} in the state, "
+                f"{own.dtype} of shape {tuple(own.shape)} here"
+            )
+
+
+def check_teaching(saved: Mapping[str, Any] | None, here: nn.Module | None) -> None:
+    """ResumeError unless both sessions learn from a teacher, with the same parameters, or neither does."""
+    if (saved is None) != (here is None):
+        there, own = ("without", "with") if saved is None else ("with", "without")
+        raise ResumeError(
+            f"the state is of a session {there} a teacher (or distillation), but this one is {own}; prepare it {there}"
+        )
+    if saved is not None and here is not None:
+        check_tensors(saved, here.state_dict(), "distillation")
+
+
 def check_recipe(saved: Any, recipe: Recipe) -> None:
     """ResumeError, saying which rule differs, unless `saved` is the text of this recipe."""
     own = recipe_text(recipe)
@@ -91,20 +166,5 @@ def check_structure(saved: str, own: Manifest) -> None:
         )
 
 
-def write_state(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Writes a state, complete or not at all; what stood there before is replaced. OutputError as `atomic_file`."""
-    with atomic_file(path, force=True) as file:
-        torch.save(dict(state), file)
-
-
-def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `write_state` wrote. InputError for anything else; no code of the file is run."""
-    if not Path(path).is_file():
-        raise InputError(f"{path}: there is no such file")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{path}: is no state of a session, or damaged ({error})") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise InputError(f"{path}: is no state of a session; give what session.save() wrote")
-    return state
+def _counted(steps: int | None) -> str:
+    return "an unknown number of steps" if steps is None else f"{steps} steps"

@@ -1,11 +1,13 @@
 """A session in Hugging Face's Trainer, with a tiny network."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import tersor
 from tersor import Prune, Quantize, Rule, Schedule
-from tersor.errors import UsageError
+from tersor.errors import TersorWarning, UsageError
 from tests.sessions.toys import Round
 
 transformers = pytest.importorskip("transformers")
@@ -79,6 +81,22 @@ def test_the_session_adds_its_loss(tmp_path):
         chain = session.model.bert.encoder.layer[0].output.dense.parametrizations.weight
         ends.append(float((chain.original - chain[0](chain.original)).detach().abs().mean()))
     assert ends[1] < 0.9 * ends[0]
+
+
+def test_a_training_that_was_broken_off_leaves_no_second_loss():
+    from tersor.sessions.callbacks.huggingface import SessionCallback
+
+    model = build()
+    optimizer = torch.optim.AdamW(model.parameters())
+    session = tersor.prepare(model, RULE, optimizer=optimizer)
+    callback, args = SessionCallback(session), SimpleNamespace(gradient_accumulation_steps=1)
+    for _ in range(2):
+        callback.on_train_begin(args, None, None, optimizer=optimizer)
+        assert len(model._forward_hooks) == 1
+    with pytest.warns(TersorWarning, match="ends at step 0"):
+        session.finalize()
+    model.train()(**{name: value[None] for name, value in DATA[0].items()})
+    assert not model._forward_hooks
 
 
 def test_another_optimizer_is_refused(tmp_path):

@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from tersor.errors import MissingExtraError, UsageError
-from tersor.sessions.session import Session, unwrapped
+from tersor.sessions.session import Session
+from tersor.sessions.wrapping import unwrapped
 
 try:
     from transformers import TrainerCallback
@@ -48,6 +49,7 @@ class SessionCallback(TrainerCallback):
         own = self.session.optimizer
         if own is not None and getattr(optimizer, "optimizer", optimizer) is not own:
             raise UsageError("the Trainer must use the session's optimizer: Trainer(..., optimizers=(optimizer, None))")
+        self._leave()  # a training that was broken off has not ended
         self._parts = args.gradient_accumulation_steps
         network = unwrapped(self.session.model)
         self._hook = network.register_forward_hook(self._add, with_kwargs=True)
@@ -62,11 +64,18 @@ class SessionCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Leaves the model's losses alone."""
+        self._leave()
+
+    def _leave(self) -> None:
         if self._hook is not None:
             self._hook.remove()
+            self._hook = None
 
     def _add(self, model: nn.Module, args: Any, inputs: dict[str, Any], output: Any) -> Any:
         """The forward hook: the output, with the session's loss in it."""
+        if self.session.over:
+            self._leave()
+            return output
         if not model.training or not isinstance(output, dict) or output.get("loss") is None:
             return output
         # A model that is told how many items a whole step has gives its part of the step's loss.

@@ -1,0 +1,33 @@
+"""Arguments of a session that are of a wrong type, told before anything is done with them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from torch import Tensor
+
+from tersor.errors import UsageError
+
+
+def as_path(option: str, value: object) -> Path:
+    """A path. UsageError, naming the option, for what is none."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise UsageError(f"{option} must be a path, got {value!r}")
+    path = os.fspath(value)
+    if not isinstance(path, str):
+        raise UsageError(f"{option} must be a path of text, got {value!r}")
+    return Path(path)
+
+
+def check_positive(option: str, value: object) -> None:
+    """UsageError unless `value` is a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{option} must be a positive integer, got {value!r}")
+
+
+def check_scalar(what: str, value: object) -> None:
+    """UsageError unless `value` is a tensor of one number."""
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise UsageError(f"{what} must be a scalar tensor, got {found}")
