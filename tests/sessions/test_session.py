@@ -327,6 +327,9 @@ def test_a_teacher_that_gives_no_number_is_named():
     teacher, model = build(1), build()
     torch.nn.init.constant_(teacher[2].bias, torch.nan)
     session = tersor.prepare(model, [ROUND], teacher=teacher)
+    with pytest.raises(CalibrationError, match="output of teacher 0 are NaN or Inf"):
+        session.loss(model(X).mean(), inputs=X, outputs=model(X))
+    session = tersor.prepare(build(), [ROUND], distillation=lambda *_: torch.tensor(torch.nan))
     with pytest.raises(DivergenceError, match=r"teacher nan.*Look at what the teacher gives"):
         session.loss(model(X).mean(), inputs=X, outputs=model(X))
     session = tersor.prepare(build(), [ROUND], distillation=lambda *_: 3.0)
