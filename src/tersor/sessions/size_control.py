@@ -91,7 +91,7 @@ class SizeControl:
     def __init__(self, session: Session, max_bytes: int, *, every: int | None = None, arrives: float = 0.7) -> None:
         model, steps = getattr(session, "model", None), getattr(session, "steps", None)
         if not isinstance(model, nn.Module) or steps is None:
-            raise UsageError(f"SizeControl needs a session that knows its steps=, got {session!r}")
+            raise UsageError(f"SizeControl needs a session that knows its steps=, got a {type(session).__name__}")
         every = max(steps // 50, 1) if every is None else every
         if not _whole(max_bytes) or not _whole(every) or not 0.0 <= arrives <= 1.0:
             raise UsageError(
