@@ -20,9 +20,14 @@ def as_path(option: str, value: object) -> Path:
     return Path(path)
 
 
+def is_positive(value: object) -> bool:
+    """Whether `value` is a positive integer; bools are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def check_positive(option: str, value: object) -> None:
     """UsageError unless `value` is a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_positive(value):
         raise UsageError(f"{option} must be a positive integer, got {value!r}")
 
 

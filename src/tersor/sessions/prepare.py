@@ -71,17 +71,7 @@ def prepare(
     if not isinstance(model, nn.Module):
         raise UsageError(f"prepare takes an nn.Module, got {type(model).__name__}")
     chosen = _recipe(recipe)
-    if steps is not None:
-        check_positive("steps, where it is given,", steps)
-    if progress is not None and not callable(progress):
-        raise UsageError(f"progress must be callable, such as tersor.progress.ProgressLine(), got {progress!r}")
-    if progress is not None and steps is None:
-        raise UsageError("progress needs steps: how many optimizer steps the training has")
-    if checkpoint is not None:
-        check_output(as_path("checkpoint", checkpoint), force=True)
-    if optimizer is not None:
-        check_kind(optimizer)
-        check_held(optimizer, model)
+    _check_arguments(model, optimizer, steps, progress, checkpoint)
     outward = Outward(as_log(log), progress, checkpoint)
     data = Data(calibrating(calibration), calibration_loss)
     with unchanged_on_error([unwrapped(model)], optimizer, values=bool(chosen.removals)):
@@ -104,6 +94,21 @@ def prepare(
         if steps is not None:
             warn_unfinished(chosen, plan, steps)
     return session
+
+
+def _check_arguments(model: nn.Module, optimizer: Any, steps: Any, progress: Any, checkpoint: Any) -> None:
+    """Raises what `prepare` does for these; nothing has been done by then."""
+    if steps is not None:
+        check_positive("steps, where it is given,", steps)
+    if progress is not None and not callable(progress):
+        raise UsageError(f"progress must be callable, such as tersor.progress.ProgressLine(), got {progress!r}")
+    if progress is not None and steps is None:
+        raise UsageError("progress needs steps: how many optimizer steps the training has")
+    if checkpoint is not None:
+        check_output(as_path("checkpoint", checkpoint), force=True)
+    if optimizer is not None:
+        check_kind(optimizer)
+        check_held(optimizer, model)
 
 
 def _recipe(recipe: Any) -> Recipe:

@@ -305,7 +305,6 @@ class Session:
         return {
             "format": states.FORMAT,
             "recipe": states.recipe_text(self.recipe),
-            "digest": states.digest(states.recipe_text(self.recipe)),
             "structure": manifest_of(self._network).to_json(),
             "steps": self.steps,
             "done": self.done,

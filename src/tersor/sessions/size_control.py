@@ -24,6 +24,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from tersor.container.writer import Entry, file_bytes
 from tersor.errors import UsageError
+from tersor.sessions.arguments import is_positive
 from tersor.sessions.plan import plain_name
 from tersor.shrinking.holding import Mask
 from tersor.simulation.rate import RateSimulation
@@ -93,7 +94,7 @@ class SizeControl:
         if not isinstance(model, nn.Module) or steps is None:
             raise UsageError(f"SizeControl needs a session that knows its steps=, got a {type(session).__name__}")
         every = max(steps // 50, 1) if every is None else every
-        if not _whole(max_bytes) or not _whole(every) or not 0.0 <= arrives <= 1.0:
+        if not is_positive(max_bytes) or not is_positive(every) or not 0.0 <= arrives <= 1.0:
             raise UsageError(
                 "max_bytes and every must be positive integers, and arrives lie in [0, 1], "
                 f"got {max_bytes!r}, {every!r} and {arrives!r}"
@@ -128,10 +129,6 @@ class SizeControl:
         """The inverse of `state_dict`."""
         self.first, self.size = state["first"], state["size"]
         self.pressure, self._total = state["pressure"], state["total"]
-
-
-def _whole(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number > 0
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, ParametrizationList, RateSimulation]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections.abc import Iterator, Mapping
@@ -66,11 +65,6 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 def recipe_text(recipe: Recipe) -> str:
     """The recipe as JSON, always the same for the same recipe."""
     return json.dumps(recipe.to_list(), sort_keys=True)
-
-
-def digest(text: str) -> str:
-    """Of a recipe's text, 32 hexadecimal digits."""
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 @contextmanager
