@@ -36,7 +36,7 @@ N = TypeVar("N")
 _GAINS = 3.0, 0.6
 """Of the controller: less than `SizeControl`'s, since a whole epoch lies between two measurements."""
 _ARRIVES = 0.35
-_MARGIN = 0.95
+_MARGIN = 0.99
 """Of the bytes allowed, what a training aims at: it ends a few percent beside that."""
 _REPRESENTATION = Quantize(bits=8, granularity="tensor")
 

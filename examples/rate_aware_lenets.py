@@ -66,7 +66,7 @@ STUDIES = (
         "LeNet-300-100",
         LeNet300,
         Stage(20, rate=2e-3, multiplier=0.0, decay=0.01),
-        Stage(40),
+        Stage(80),
         (
             Goal(6500, None, "Deep Compression: 27 KB, no loss"),
             Goal(2400, 1.58, "Deep Compression: 27 KB at 1.58 %"),
