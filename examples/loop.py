@@ -112,7 +112,7 @@ def opened(model: CompressedModel, build: Callable[[], nn.Module]) -> tuple[int,
         path = Path(folder) / "network.tsr"
         tersor.save(model, path, threads=1)
         network = build()
-        network.load_state_dict(tersor.load(path))
+        tersor.load(path, into=network)
         return path.stat().st_size, network.eval()
 
 

@@ -19,10 +19,12 @@ from examples.rate_aware_cifar import (
     Study,
     Tiny,
     balanced,
+    begun,
     content,
     rules,
     trimmed,
 )
+from tersor.pruning import PruneChannels
 from tersor.simulation import RateAware
 
 
@@ -88,14 +90,31 @@ def test_the_file_gives_the_network_back():
                 parameter.copy_((parameter / steps[name + STEPS]).round() * steps[name + STEPS])
         model.layer1[0].conv1.weight[5] = 0.0
     flat = {**model.state_dict(), **steps}
-    size, again = opened(content(study, flat, images), study.build)
+    size, again = opened(content(study, model, flat, images), study.build)
     with torch.no_grad():
         wanted, found = model(images), again(images)
     assert float((wanted - found).square().mean() / wanted.var()) < 1e-3
     name = "layer3.0.conv2.weight"
     assert torch.equal(*(network.get_parameter(name).detach().reshape(-1).sort().values for network in (model, again)))
-    coarse, _ = opened(content(dataclasses.replace(study, vectors=1e-5), flat, images), study.build)
+    coarse, _ = opened(content(dataclasses.replace(study, vectors=1e-5), model, flat, images), study.build)
     assert size < study.original_bytes / 8 and coarse <= size
+
+
+def test_channels_go_before_training_and_the_file_opens_in_the_original_class():
+    study = dataclasses.replace(STUDIES[0], removed=PruneChannels(ratio=0.5, match=("layer3.0.conv1.weight",)))
+    model, images = worked()
+    start = begun(study, model, images)
+    assert start.layer3[0].conv1.weight.shape[0] == model.layer3[0].conv1.weight.shape[0] // 2
+    steps = {name + STEPS: torch.tensor(2.0**-9) for name, weight in start.named_parameters() if weight.dim() > 1}
+    with torch.no_grad():
+        for name, step in steps.items():
+            weight = start.get_parameter(name.removesuffix(STEPS))
+            weight.copy_((weight / step).round().clamp(-127, 127) * step)
+    small = dataclasses.replace(study, vectors=1e-9)
+    _, again = opened(content(small, start, {**start.state_dict(), **steps}, images), lambda: ResNetCifar(1))
+    with torch.no_grad():
+        wanted, found = start(images), again(images)
+    assert float((wanted - found).square().mean() / wanted.var()) < 1e-3
 
 
 def test_weights_nearest_to_zero_go_first():
