@@ -35,9 +35,6 @@ N = TypeVar("N")
 
 _GAINS = 3.0, 0.6
 """Of the controller: less than `SizeControl`'s, since a whole epoch lies between two measurements."""
-_ARRIVES = 0.35
-_MARGIN = 0.99
-"""Of the bytes allowed, what a training aims at: it ends a few percent beside that."""
 _REPRESENTATION = Quantize(bits=8, granularity="tensor")
 
 
@@ -48,7 +45,8 @@ class Stage:
     multiplier: nats a bit, 0 for a training of the float network. biases: share of it for vectors, which take few bytes
     and are soon missed. shifts: images move by up to one pixel.
     distilled: weight of the teacher's predictions at `temperature`, where there is a teacher.
-    max_bytes: where the training is to end: the multiplier is moved after each epoch as `sessions.SizeControl` does it.
+    max_bytes: of the file: the multiplier is moved after each epoch, as `sessions.SizeControl` does it, so that the
+    training ends a few percent beside the share `margin` of it, which is reached in the share `arrives` of the epochs.
     """
 
     epochs: int
@@ -63,6 +61,8 @@ class Stage:
     distilled: float = 0.0
     temperature: float = 2.0
     max_bytes: int | None = None
+    arrives: float = 0.35
+    margin: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class _Control:
         assert stage.max_bytes is not None
         size = file_bytes(compressed(ordered(self.trainer, weights)).entries)
         self.first = self.first or size
-        wanted = wanted_bytes(self.first, _MARGIN * stage.max_bytes, part, _ARRIVES, power=1.0)
+        wanted = wanted_bytes(self.first, stage.margin * stage.max_bytes, part, stage.arrives, power=1.0)
         logarithm, self.total = steered(size, wanted, self.total, *_GAINS)
         return dataclasses.replace(stage, multiplier=self.multiplier * math.exp(logarithm), ramp=0.0)
 
