@@ -3,9 +3,9 @@
     TERSOR_DATA=... python -m examples.rate_aware_lenets [--short] [--seeds N] [--augment shifts|none] [NETWORK ...]
 
 writes examples/results/rate_aware_lenets.json. Bytes are those of whole .tsr files on disk. Each goal is a size, which
-one training ends at: the multiplier is moved after each epoch. It starts from the dense network, that of a small
-LeNet-300-100 from the next larger one. Networks are tested once, at the end; plans were found on validation images. The dense networks have the same images, with the same shifts, as the small
-ones.
+one training ends at: the multiplier is moved after each epoch. It starts from the dense network; that of a small
+LeNet-300-100 from the next larger one. Networks are tested once, at the end; plans were found on validation images. The
+dense networks have the same images, with the same shifts, as the small ones.
 
 Budget: one core, 90 minutes for both networks and three seeds with shifts, as long without. What is done is kept; an
 interrupted run goes on. `MALLOC_MMAP_THRESHOLD_=268435456 MALLOC_TRIM_THRESHOLD_=536870912` in the environment takes
