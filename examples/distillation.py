@@ -2,11 +2,12 @@
 
     TERSOR_DATA=... python -m examples.distillation [--short]
 
-writes examples/results/distillation.json. Teachers are five networks of 2 x 1200 units, trained with some dropout and on
-shifted digits; students see the digits as they are, without regularisation. Of each width: plain training; one teacher
-at temperatures from 1 to 20, of which the validation images choose one; then the teacher and the ensemble of five at
-that temperature. In the omitted-digit experiment the student never sees a 3; the bias of its 3 is then raised by what
-the validation images ask for. The test images are read once, at the end; every student has the same steps and seeds.
+writes examples/results/distillation.json. Teachers are five networks of 2 x 1200 units, trained with some dropout and
+on shifted digits; students see the digits as they are, without regularisation. Of each width: plain training; one
+teacher at temperatures from 1 to 20, of which the validation images choose one; then the teacher and the ensemble of
+five at that temperature. In the omitted-digit experiment the student never sees a 3; the bias of its 3 is then raised
+by what the validation images ask for. The test images are read once, at the end; every student has the same steps and
+seeds.
 
 Budget: about 75 minutes of one core, 3 seeds. An interrupted run goes on. `--short` runs on scikit-learn's digits in
 seconds and writes nothing.
