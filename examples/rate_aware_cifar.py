@@ -9,7 +9,7 @@ small one. VGG-16 loses half of the channels of its last six layers first, as in
 training, in which `sessions.SizeControl` moves the multiplier so that it ends at the size. Test images are looked at
 once, in the end.
 
-Budget: one core; about 80 minutes for a seed of ResNet-20, 120 for one of VGG-16. What is done is kept, and an
+Budget: one core; about 60 minutes for a seed of ResNet-20, 120 for one of VGG-16. What is done is kept, and an
 interrupted run goes on from the last epoch. `--short` runs on scikit-learn's digits in seconds, proves no number and
 writes nothing.
 """
@@ -123,7 +123,7 @@ STUDIES = (
         functools.partial(ResNetCifar, 3),
         resnet20,
         (Goal(25, 0.5),),
-        Plan(8, 1.5e-3, 128, augment=True),
+        Plan(6, 1.5e-3, 128, augment=True),
         multiplier=1e-6,
         rest=1_700,
     ),
