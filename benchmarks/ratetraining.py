@@ -243,7 +243,8 @@ class _Control:
         assert stage.max_bytes is not None
         size = file_bytes(compressed(ordered(self.trainer, weights)).entries)
         self.first = self.first or size
-        wanted = wanted_bytes(self.first, stage.margin * stage.max_bytes, part, stage.arrives, power=1.0)
+        goal = stage.margin * stage.max_bytes
+        wanted = wanted_bytes(self.first, goal, part, stage.arrives, power=1.0, slack=1.0)
         logarithm, self.total = steered(size, wanted, self.total, *_GAINS)
         return dataclasses.replace(stage, multiplier=self.multiplier * math.exp(logarithm), ramp=0.0)
 

@@ -21,19 +21,22 @@ CONFIG = RateAware(multiplier=1e-5, ramp=0.0, settle=0.15, refit=10)
 RULES = [Rule("*.weight", Quantize(bits=8, granularity="tensor"), train=CONFIG)]
 
 
-def test_path_falls_ever_more_slowly_and_stays():
+def test_path_falls_ever_more_slowly_and_reaches_the_goal_in_the_end():
     assert wanted_bytes(800, 100, 0.0, 0.5) == 800
-    assert wanted_bytes(800, 100, 0.25, 0.5) == pytest.approx(800 * 8**-0.75)
-    assert wanted_bytes(800, 100, 0.25, 0.5, power=1.0) == pytest.approx(math.sqrt(800 * 100))
-    assert wanted_bytes(800, 100, 0.5, 0.5) == wanted_bytes(800, 100, 1.0, 0.5) == pytest.approx(100)
-    assert wanted_bytes(800, 100, 0.0, 0.0) == pytest.approx(100)
+    assert wanted_bytes(800, 100, 0.25, 0.5, slack=1.0) == pytest.approx(800 * 8**-0.75)
+    assert wanted_bytes(800, 100, 0.25, 0.5, power=1.0, slack=1.0) == pytest.approx(math.sqrt(800 * 100))
+    for arrives in (0.0, 0.5):
+        assert wanted_bytes(800, 100, arrives, arrives, slack=1.21) == pytest.approx(121)
+        assert wanted_bytes(800, 100, (1 + arrives) / 2, arrives, slack=1.21) == pytest.approx(110)
+    for arrives in (0.0, 0.5, 1.0):
+        assert wanted_bytes(800, 100, 1.0, arrives) == pytest.approx(100)
 
 
 def test_controller_meets_its_goal_where_sizes_follow_a_power_slowly():
     """A network whose size goes to 1,100 p^-0.8 with a lag of three measurements; p must rise to 20."""
     size, total = 1000.0, 0.0
     for number in range(1, 61):
-        logarithm, total = steered(size, wanted_bytes(1000, 100, number / 60, 0.7), total)
+        logarithm, total = steered(size, wanted_bytes(1000, 100, number / 60, 0.5), total)
         rest = 3000 * math.exp(-0.8 * (logarithm + math.log(3.5)))
         size *= (rest / size) ** (1 - math.exp(-1 / 3))
     assert size == pytest.approx(100, rel=0.05)
@@ -43,7 +46,7 @@ def test_controller_does_not_fall_far_below_where_sizes_go_on_falling():
     """A network that goes to 30 p^-0.8 with a lag that learning rates stretch, five times slower upwards."""
     size, total = 960.0, 0.0
     for number in range(1, 51):
-        logarithm, total = steered(size, wanted_bytes(960, 117, number / 50, 0.7), total)
+        logarithm, total = steered(size, wanted_bytes(960, 117, number / 50, 0.5), total)
         rest = 30 * math.exp(-0.8 * logarithm)
         share = 1 - math.exp(-(1 + math.cos(math.pi * number / 50)) / 30)
         size *= (rest / size) ** (share / 5 if rest > size else share)
