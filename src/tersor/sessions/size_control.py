@@ -8,9 +8,9 @@ in logarithms, since sizes fall about as a power of the multiplier. From the fir
 
     S*(t) = S_0 (B_t / S_0)^(1 - (1 - min(t / a, 1))^2),    B_t = B k^((1 - max(t, a)) / (1 - a)) :
 
-fast at first, ever more slowly until the share a of the training is over, above the goal then, by the factor k, and down
-to it in the end. Weights that go to zero and come back all the time stay there when the learning rate falls: sizes fall by
-themselves then, by some percent, whatever the multiplier, and hardly rise again.
+fast at first, ever more slowly until the share a of the training is over, above the goal then, by the factor k, and
+down to it in the end. Weights that go to zero and come back all the time stay there when the learning rate falls: sizes
+fall by themselves then, by some percent, whatever the multiplier, and hardly rise again.
 """
 
 from __future__ import annotations
