@@ -38,7 +38,7 @@ from benchmarks.networks import networks as known_networks
 from benchmarks.ratetraining import fitting, strong
 from benchmarks.sources import ResNetCifar, cifar10_test, cifar10_train
 from benchmarks.training import Images, Plan, Split, accuracy, divided, seeded, summary
-from examples.loop import Guide, file_bytes, opened, train
+from examples.loop import Guide, file_bytes, opened, settle_batch_norms, train
 from tersor.calibration.adjacent import adjacent
 from tersor.calibration.batchnorm import BATCH_NORMS
 from tersor.model import CompressedModel
@@ -217,10 +217,20 @@ def content(study: Study, start: nn.Module, trained: Mapping[str, Tensor], image
 def fitted(
     study: Study, goal: Goal, start: nn.Module, trained: Mapping[str, Tensor], images: Tensor
 ) -> CompressedModel:
-    """`content`, small enough for the goal: else a hundredth of the weights goes at a time, up to a tenth of them."""
+    """`content`, small enough for the goal: else a hundredth of the weights goes at a time, up to a tenth of them.
+
+    images: of the training. Batch norms get the moments that they see without these weights: ResNet-20 lost four points
+    with 5 % of its weights where they did not.
+    """
 
     def without(share: float) -> CompressedModel:
-        return content(study, start, trimmed(trained, share) if share else trained, images)
+        if not share:
+            return content(study, start, trained, images[:500])
+        left = trimmed(trained, share)
+        model = copy.deepcopy(start)
+        model.load_state_dict(_parts(left)[0])
+        settle_batch_norms(model, images, study.plan.batch)
+        return content(study, start, {**left, **model.state_dict()}, images[:500])
 
     return fitting(without, lambda found: file_bytes(found) * goal.times <= study.original_bytes, 10)
 
@@ -279,7 +289,7 @@ def _rows(study: Study, seed: int, data: Split, journal: Journal, folder: Path) 
         teacher = copy.deepcopy(reference)
         work = functools.partial(small, study, goal, start, teacher, data.train, seed, state)
         trained = journal.tensors(key, work)
-        size, model = opened(fitted(study, goal, start, trained, data.train[0][:500]), study.build)
+        size, model = opened(fitted(study, goal, start, trained, data.train[0]), study.build)
         networks = {"": model, "float_": reference}
         parts = {"validation": data.validation, "test": data.test}
         found = {f"{kind}{part}": accuracy(m, parts[part]) for kind, m in networks.items() for part in parts}
