@@ -49,7 +49,7 @@ from benchmarks.networks import networks
 from benchmarks.plot import Axis, chart
 from benchmarks.sources import ResNetCifar, cifar10_test, cifar10_train
 from benchmarks.training import Plan, Split, accuracy, divided, fit, seeded, summary
-from benchmarks.vgg import VALIDATION, trained
+from benchmarks.vgg import LAST_SIX, VALIDATION, trained
 from tersor.costs import costs, measure_latency
 from tersor.pruning import Prune, PruneBlocks, PruneChannels
 from tersor.shrinking import LayerByLayer, sensitivity
@@ -67,7 +67,7 @@ ORDER_RATIO = 0.5
 FILTERS = ("layer*.conv1.weight",)
 """What loses filters: the residual stream keeps its width."""
 VGG_RATIO = 0.5
-VGG_FILTERS = ("features.0.weight", *(f"features.{n}.weight" for n in (24, 27, 30, 34, 37, 40)))
+VGG_FILTERS = ("features.0.weight", *LAST_SIX)
 """The layers that the paper halves: the first one, and the last six."""
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 

@@ -19,6 +19,8 @@ from benchmarks.training import Images, Plan, accuracy, divided, fit, seeded
 
 WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
 """Filters of each layer at full width; 0 is a maximum over 2x2 pixels."""
+LAST_SIX = tuple(f"features.{n}.weight" for n in (24, 27, 30, 34, 37, 40))
+"""The layers that Li et al. (2017) halve, beside the first one."""
 VALIDATION = 2_000
 """Training images kept for choices."""
 PLAN = Plan(10, 0.1, 128, "sgd", 5e-4, augment=True)
