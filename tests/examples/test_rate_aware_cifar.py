@@ -129,3 +129,15 @@ def test_rules_are_for_weights_alone():
     found = {rule.match: rule.train for rule in rules(Tiny(), 1e-6)}
     assert list(found) == ["features.0.weight", "features.3.weight", "linear.weight"]
     assert all(isinstance(config, RateAware) and config.multiplier == 1e-6 for config in found.values())
+
+
+def test_a_warm_start_goes_on_from_learned_steps():
+    model = seeded(Tiny, 0)
+    steps = {
+        name: torch.tensor(0.01 * (place + 1))
+        for place, name in enumerate(("features.0.weight", "features.3.weight", "linear.weight"))
+    }
+    for rule in rules(model, 1e-6, steps):
+        weight = model.get_parameter(rule.match).detach()
+        simulation = rule.train.simulate(weight, rule.representation, None)
+        assert float(simulation.log_step.exp()) == pytest.approx(float(steps[rule.match]), rel=1e-4)
