@@ -140,4 +140,4 @@ def test_a_warm_start_goes_on_from_learned_steps():
     for rule in rules(model, 1e-6, steps):
         weight = model.get_parameter(rule.match).detach()
         simulation = rule.train.simulate(weight, rule.representation, None)
-        assert float(simulation.log_step.exp()) == pytest.approx(float(steps[rule.match]), rel=1e-4)
+        assert float(simulation.log_step.detach().exp()) == pytest.approx(float(steps[rule.match]), rel=1e-4)
