@@ -11,8 +11,11 @@ from tersor.sessions.session import Session
 
 try:
     from lightning.pytorch import Callback
-except ImportError as error:
-    raise MissingExtraError("the callback for Lightning needs lightning; run: pip install lightning") from error
+except ImportError:
+    try:
+        from pytorch_lightning import Callback
+    except ImportError as error:
+        raise MissingExtraError("the callback for Lightning needs lightning; run: pip install lightning") from error
 
 
 class SessionCallback(Callback):
