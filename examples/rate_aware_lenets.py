@@ -52,8 +52,8 @@ class Goal:
 class Study:
     """A network, how it is trained at first and then for each goal, and the goals, largest file first.
 
-    keep: units of each group that stages start with; others keep all. taught: LeNet-5 teaches in the stages. warm: each
-    goal but the first starts from the network of the one before, not from the dense one.
+    keep: units of each group that stages start with; others keep all. warm: each goal but the first starts from the
+    network of the one before, not from the dense one. The dense LeNet-5 teaches in stages that are distilled.
     """
 
     name: str
@@ -62,24 +62,27 @@ class Study:
     stage: Stage
     goals: tuple[Goal, ...]
     keep: dict[str, int] = field(default_factory=dict)
-    taught: bool = False
     warm: bool = False
 
+    @property
+    def stages(self) -> list[Stage]:
+        """Of all goals."""
+        return [goal.stage or self.stage for goal in self.goals]
 
-LONG = Stage(60, arrives=0.2, margin=0.99)
+
+LONG = Stage(60, arrives=0.2, margin=0.99, distilled=0.7)
 DENSE5 = Stage(8, rate=2e-3, multiplier=0.0, decay=0.01)
 STUDIES = (
     Study(
         "LeNet-300-100",
         LeNet300,
         Stage(20, rate=2e-3, multiplier=0.0, decay=0.01),
-        Stage(40),
+        Stage(40, distilled=0.7),
         (
             Goal(6500, None, "Deep Compression: 27 KB, no loss"),
             Goal(2400, 1.58, "Deep Compression: 27 KB at 1.58 %", LONG),
             Goal(2100, 1.9, "entropy-penalised reparameterization: 8.56 KB at 1.9 %", LONG),
         ),
-        taught=True,
         warm=True,
     ),
     Study(
@@ -88,7 +91,7 @@ STUDIES = (
         DENSE5,
         Stage(16, multiplier=3e-6),
         (
-            Goal(8000, None, "no loss"),
+            Goal(8000, None, "no loss", Stage(40, multiplier=1e-6, margin=0.98, distilled=0.7)),
             Goal(4000, 0.74, "Deep Compression: 44 KB at 0.74 %"),
             Goal(1500, 1.0, "MIRACLE: 1.52 KB at 0.96 %; entropy-penalised reparameterization: 2.84 KB at 1.0 %"),
         ),
@@ -126,8 +129,8 @@ class Arm:
         return Weights.of(self.journal.tensors(self.key("dense", name), work))
 
     def teacher(self) -> nn.Module | None:
-        """LeNet-5 for a study that is taught."""
-        if not self.study.taught:
+        """LeNet-5, if it teaches in a stage of the study."""
+        if not any(stage.distilled for stage in self.study.stages):
             return None
         model = LeNet5()
         model.load_state_dict(dict(self.dense(LeNet5, DENSE5, "LeNet-5").tensors))
@@ -165,7 +168,7 @@ def _without(weights: Weights, share: float) -> Weights:
 
 def _trained(arm: Arm, trainer: Trainer, start: Weights, goal: Goal, aim: int) -> Weights:
     """The network of a training for a goal that aims at so many bytes."""
-    stage = arm.planned(goal.stage or arm.study.stage, max_bytes=aim, distilled=0.7 if arm.study.taught else 0.0)
+    stage = arm.planned(goal.stage or arm.study.stage, max_bytes=aim)
 
     def work() -> dict[str, torch.Tensor]:
         return ordered(trainer, trainer.run(start, stage, arm.seed)).flat()
@@ -227,8 +230,8 @@ def shortened(study: Study) -> Study:
     """A study of seconds, on a thousand digits: one goal that any training meets."""
     goals = (Goal(150_000, None, "none"),)
     dense = dataclasses.replace(study.dense, epochs=2, batch=64)
-    stage = dataclasses.replace(study.stage, epochs=3, batch=64)
-    return dataclasses.replace(study, dense=dense, stage=stage, goals=goals, taught=False)
+    stage = dataclasses.replace(study.stage, epochs=3, batch=64, distilled=0.0)
+    return dataclasses.replace(study, dense=dense, stage=stage, goals=goals)
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
