@@ -86,11 +86,20 @@ def atomic_folder(path: str | os.PathLike[str], *, force: bool = False) -> Itera
 def check_output(path: str | os.PathLike[str], *, force: bool = False) -> None:
     """Raises OutputError if `path` exists (unless `force`) or lies in a folder that does not."""
     target = Path(path).absolute()
-    if not target.parent.is_dir():
-        raise OutputError(f"{target}: the folder {target.parent} does not exist; create it first")
-    empty_folder = target.is_dir() and not any(target.iterdir())
-    if target.exists() and not force and not empty_folder:
+    with _output_errors(target):
+        if not target.parent.is_dir():
+            raise OutputError(f"{target}: the folder {target.parent} does not exist; create it first")
+        empty_folder = target.is_dir() and not any(target.iterdir())
+        exists = target.exists()
+    if exists and not force and not empty_folder:
         raise OutputError(f"{path} exists already; pass --force (force=True) to replace it, or name another output")
+
+
+def check_output_file(path: str | os.PathLike[str]) -> None:
+    """Raises OutputError for what no file can replace: a folder, or a path in a folder that does not exist."""
+    check_output(path, force=True)
+    if Path(path).is_dir():
+        raise OutputError(f"{path}: is a folder; name a file")
 
 
 def _remove_stale(target: Path) -> None:
@@ -112,7 +121,9 @@ def _escaped(name: str) -> str:
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO)
+_REFUSED = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO,
+)  # fmt: skip
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from torch import nn
 
 import tersor
 from tersor import Palettize, Prune, PruneChannels, Quantize, Rule, Schedule
-from tersor.errors import TersorWarning, UsageError
-from tersor.shrinking.holding import hold
+from tersor.errors import DivergenceError, OutputError, TersorWarning, UsageError
+from tersor.shrinking.holding import hold, make_plain
 from tersor.simulation import LearnedSteps, QuantizeInputs, TrainedClusters
 from tests.sessions.toys import ClampInputs, Round, X, Y, adam, build, train
 
@@ -202,7 +202,96 @@ def test_what_is_no_recipe(recipe, says):
         tersor.prepare(build(), recipe)
 
 
-@pytest.mark.parametrize("wrong", [{"log": 5}, {"checkpoint": 5}, {"progress": "bar", "steps": 2}, {"steps": 2.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"log": 5},
+        {"log": ""},
+        {"checkpoint": 5},
+        {"checkpoint": "a\0b"},
+        {"progress": "bar", "steps": 2},
+        {"steps": 2.0},
+    ],
+)
 def test_arguments_of_wrong_types(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         tersor.prepare(build(), ROUND, **wrong)
+
+
+@pytest.mark.parametrize("option", ["log", "checkpoint"])
+@pytest.mark.parametrize("place", [".", "x" * 300, "none/file"])
+def test_files_that_cannot_be_written_are_refused_at_once(option, place, tmp_path):
+    with pytest.raises(OutputError):
+        tersor.prepare(build(), ROUND, **{option: tmp_path / place})
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (nn.Sequential(nn.LazyLinear(3)), r"0\.weight: a lazy layer"),
+        (nn.Sequential(nn.Linear(2, 3, device="meta")), r"0\.weight: .*meta device"),
+    ],
+)
+def test_weights_without_values_are_refused(model, says):
+    with pytest.raises(UsageError, match=says):
+        tersor.prepare(model, ROUND)
+
+
+def test_a_network_in_a_session_is_finalized_by_it_alone():
+    model = build()
+    session = tersor.prepare(model, ROUND, optimizer=adam(model))
+    train(session, 2)
+    with pytest.raises(UsageError, match=r"session\.finalize"):
+        tersor.finalize(model)
+    train(session, 1)
+    make_plain(model)
+    for call in (session.step, session.finalize):
+        with pytest.raises(UsageError, match=r"0\.weight: its simulation was taken away"):
+            call()
+
+
+def test_optimizers_of_named_parameters():
+    model = build()
+    optimizer = torch.optim.AdamW(model.named_parameters(), lr=0.01)
+    session = tersor.prepare(model, ROUND, optimizer=optimizer)
+    train(session, 3)
+    assert session.own_parameters()
+    for group in optimizer.param_groups:
+        assert len(group["param_names"]) == len(set(group["param_names"])) == len(group["params"])
+    state = session.state_dict()
+    fresh = build()
+    again = tersor.prepare(fresh, ROUND, optimizer=torch.optim.AdamW(fresh.named_parameters(), lr=0.01))
+    again.load_state_dict(state)
+    session.finalize()
+    assert [len(group["param_names"]) for group in optimizer.param_groups] == [4, 0]
+
+
+@pytest.mark.parametrize("path", [None, 3, b"x", "", "a\0b"])
+def test_states_go_to_paths(path):
+    with pytest.raises(UsageError, match="save: the state's file"):
+        tersor.prepare(build(), Rule("*.weight", prune=Prune(density=0.5))).save(path)
+
+
+def test_losses_are_real_numbers():
+    session = tersor.prepare(build(), Rule("*.weight", prune=Prune(density=0.5)))
+    for wrong in (torch.tensor(1), torch.tensor(1j)):
+        with pytest.raises(UsageError, match=f"{wrong.dtype}"):
+            session.loss(wrong)
+
+
+def test_extras_that_hold_themselves(tmp_path):
+    extra = {}
+    extra["own"] = extra
+    with pytest.raises(UsageError, match=r"extra .*holds itself"):
+        tersor.prepare(build(), Rule("*.weight", prune=Prune(density=0.5))).save(tmp_path / "state.pt", extra)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_no_number_is_told_whatever_the_disk_says(tmp_path):
+    folder = tmp_path / "states"
+    folder.mkdir()
+    model = build()
+    session = tersor.prepare(model, ROUND, optimizer=adam(model), checkpoint=folder / "state.pt")
+    folder.rmdir()
+    with pytest.raises(DivergenceError, match=r"step 1: the loss is not finite .*could not be kept: .*does not exist"):
+        session.loss((model(X) - Y).square().mean() * torch.nan)

@@ -8,10 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import tersor
-from tersor import Prune, PruneBlocks, PruneChannels, Quantize, Recipe, Rule, Schedule
+from tersor import Palettize, Prune, PruneBlocks, PruneChannels, Quantize, Recipe, Rule, Schedule
 from tersor.errors import CalibrationError, ResumeError, UsageError
 from tersor.shrinking.holding import hold
 from tersor.structure.carried import rebuild
+from tersor.training import Distill, Distillation, MatchFeatures
 
 PICTURES = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(8) % 4
@@ -181,3 +182,61 @@ def test_refuses_what_it_cannot_follow_and_changes_nothing(tmp_path):
         tersor.prepare(model, HALF, example_inputs=torch.zeros(1, 5, 6, 6))
     assert list(model.state_dict()) == list(before)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_hints_follow_the_channels_that_are_left():
+    """The projection was made for the network as it was."""
+    for teacher in (build(1), Net()):
+        model = build()
+        config = Distill(matches=(MatchFeatures("inner", "inner"),))
+        distillation = Distillation(model, teacher, config, example_inputs=PICTURES[:2])
+        optimizer = sgd(model)
+        session = tersor.prepare(
+            model, HALF, example_inputs=PICTURES[:1], optimizer=optimizer, distillation=distillation
+        )
+        assert distillation.projections["0"].in_channels == model.inner.out_channels == 6
+        before = distillation.projections["0"].weight.detach().clone()
+        for _ in range(2):
+            optimizer.zero_grad()
+            outputs = model(PICTURES)
+            session.loss(F.cross_entropy(outputs, LABELS), inputs=PICTURES, outputs=outputs).backward()
+            optimizer.step()
+            session.step()
+        assert not torch.equal(before, distillation.projections["0"].weight)
+
+
+def test_hints_that_cannot_follow_change_nothing():
+    model, teacher = build(), build(1)
+    distillation = Distillation(
+        model, teacher, Distill(matches=(MatchFeatures("one", "one", "distance"),)), example_inputs=PICTURES[:2]
+    )
+    own = Rule("*.weight", channels=PruneChannels(ratio=0.5))
+    late = Rule("head.weight", Palettize(bits=8))  # more centroids than weights
+    projections = distillation.projections
+    with pytest.raises(UsageError, match="centroids"):
+        tersor.prepare(model, [own, late], example_inputs=PICTURES[:1], optimizer=sgd(model), distillation=distillation)
+    assert distillation.projections is projections and model.inner.out_channels == 12
+
+
+def test_moments_of_other_shapes_are_refused():
+    model = build()
+    optimizer = torch.optim.Adafactor(model.parameters(), 1e-2)
+    train(model, optimizer)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UsageError, match=r"stem\.weight loses channels, and Adafactor keeps for it row_var"):
+        tersor.prepare(model, HALF, example_inputs=PICTURES[:1], optimizer=optimizer)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    train(model, optimizer)  # goes on as if nothing had been
+    tersor.prepare(model, HALF, example_inputs=PICTURES[:1], optimizer=torch.optim.Adafactor(model.parameters(), 1e-2))
+
+
+def test_dropped_blocks_take_their_names_along():
+    model = build()
+    optimizer = torch.optim.SGD(model.named_parameters(), 0.05, momentum=0.9)
+    train(model, optimizer)
+    drop = Rule("*", blocks=PruneBlocks(count=1))
+    tersor.prepare(model, drop, example_inputs=PICTURES[:1], optimizer=optimizer, calibration=[PICTURES])
+    (group,) = optimizer.param_groups
+    assert dict(zip(group["param_names"], map(id, group["params"]), strict=True)) == {
+        name: id(parameter) for name, parameter in model.named_parameters()
+    }

@@ -215,8 +215,13 @@ def test_errors_name_what_and_where():
         Distillation(student, [teacher, network(3, classes=5)])(INPUTS, student(INPUTS))
     with pytest.raises(UsageError, match="no teachers"):
         Distillation(student, [])
-    with pytest.raises(UsageError, match="student itself"):
-        Distillation(student, student)
+    for own in (student, nn.Sequential(student)):
+        with pytest.raises(UsageError, match="student itself"):
+            Distillation(student, own)
+    with pytest.raises(CalibrationError, match="teacher 1 with the student's inputs"):
+        Distillation(student, [teacher, nn.Linear(3, 4)])(INPUTS, student(INPUTS))
+    with pytest.raises(CalibrationError, match="outputs, what the student gave"):
+        Distillation(student, teacher)(INPUTS, 3)
     with pytest.raises(UsageError, match="teacher 0 must be"):
         Distillation(student, [3])
     with pytest.raises(UsageError, match="example_inputs"):

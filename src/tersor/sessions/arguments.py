@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tersor.errors import UsageError
 
@@ -17,6 +17,8 @@ def as_path(option: str, value: object) -> Path:
     path = os.fspath(value)
     if not isinstance(path, str):
         raise UsageError(f"{option} must be a path of text, got {value!r}")
+    if not path or "\0" in path:
+        raise UsageError(f"{option} must be the path of a file, got {value!r}")
     return Path(path)
 
 
@@ -31,8 +33,19 @@ def check_positive(option: str, value: object) -> None:
         raise UsageError(f"{option} must be a positive integer, got {value!r}")
 
 
+def check_values(model: nn.Module) -> None:
+    """UsageError, naming the first, for parameters and buffers without values: of lazy layers, or on "meta"."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+            raise UsageError(f"{name}: a lazy layer has no weights yet; call the network once before")
+        if tensor.is_meta:
+            raise UsageError(f"{name}: it is on the meta device and has no values; load the weights first")
+
+
 def check_scalar(what: str, value: object) -> None:
-    """UsageError unless `value` is a tensor of one number."""
+    """UsageError unless `value` is a tensor of one real number."""
     if not isinstance(value, Tensor) or value.numel() != 1:
         found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise UsageError(f"{what} must be a scalar tensor, got {found}")
+    if not value.is_floating_point():
+        raise UsageError(f"{what} must be a real number with a gradient, got one of {value.dtype}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +57,16 @@ def attach(planned: Planned) -> Simulated:
     for place in planned.places:
         put(place.module, place.attribute, simulation, first=True)
     return Simulated(planned, simulation, planned.training.begin, planned.training.rate)
+
+
+def check_attached(parts: Iterable[Simulated]) -> None:
+    """UsageError, naming the first, for a weight whose simulation something else has taken away."""
+    for part in parts:
+        if not any(own is part.simulation for own in chain_of(part.planned)):
+            raise UsageError(
+                f"{part.planned.name}: its simulation was taken away, and it would go on in full precision; "
+                "session.finalize(copy) compresses a copy while the session goes on"
+            )
 
 
 def attach_quantizer(layer: nn.Module, name: str, config: Activations) -> nn.Module:

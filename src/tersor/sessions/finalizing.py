@@ -16,7 +16,7 @@ from tersor.quantization import Palettize
 from tersor.recipe import Recipe
 from tersor.sessions.attachments import chain_of, mask_of
 from tersor.sessions.plan import Plan, Planned, make_places
-from tersor.shrinking.holding import finalize
+from tersor.shrinking.holding import make_plain
 from tersor.simulation import Simulation
 from tersor.structure.carried import attachments_of
 from tersor.tensors import CompressedTensor
@@ -54,7 +54,7 @@ def make_ordinary(model: nn.Module, weights: Mapping[str, CompressedTensor], nam
     names: the state_dict's, in the order that parameters get again.
     """
     places = make_places(model)
-    finalize(model)
+    make_plain(model)
     with torch.no_grad():
         tensors = dict(model.named_buffers())
         for name, weight in weights.items():

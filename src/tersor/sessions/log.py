@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tersor.errors import MissingExtraError, OutputError, UsageError
-from tersor.files import atomic_file
+from tersor.files import atomic_file, check_output_file
 from tersor.sessions.arguments import as_path
 
 
@@ -37,9 +37,9 @@ class Log:
         self.path = None if path is None else as_path("log", path)
         self.every = every
         self.bytes_every = bytes_every
+        if self.path is not None:
+            check_output_file(self.path)
         self._events = None if tensorboard is None else _writer(tensorboard)
-        if self.path is not None and not self.path.absolute().parent.is_dir():
-            raise OutputError(f"{self.path}: the folder {self.path.absolute().parent} does not exist; create it first")
 
     def due(self, step: int) -> bool:
         """Whether there is a record after this step."""

@@ -37,19 +37,18 @@ class OwnParameters:
     def add(self, parameters: Iterable[nn.Parameter], rate: float) -> None:
         """Gives parameters to the group of their rate, and takes them from any other."""
         new = [parameter for parameter in parameters if parameter.requires_grad]
-        taken = {id(parameter) for parameter in new}
-        for group in self.optimizer.param_groups:
-            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in taken]
+        take_off(self.optimizer, new)
         group = next(group for group in self.optimizer.param_groups if group.get(_KEY) == float(rate))
         group["params"].extend(new)
+        if "param_names" in group:
+            count = len(self.parameters)
+            group["param_names"] = [*group["param_names"], *(f"tersor.{count + n}" for n in range(len(new)))]
         self.parameters += new
 
     def close(self) -> None:
         """Leaves the optimizer without hooks and without these parameters."""
         self._hook.remove()
-        taken = {id(parameter) for parameter in self.parameters}
-        for group in self.optimizer.param_groups:
-            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in taken]
+        take_off(self.optimizer, self.parameters)
         for parameter in self.parameters:
             self.optimizer.state.pop(parameter, None)
 
@@ -80,8 +79,20 @@ def check_held(optimizer: Optimizer, model: nn.Module) -> None:
         )
 
 
+def take_off(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Takes parameters from all groups of an optimizer, with their names where it was given names."""
+    taken = {id(parameter) for parameter in parameters}
+    for group in optimizer.param_groups:
+        stay = [id(parameter) not in taken for parameter in group["params"]]
+        for key in ("params", "param_names"):
+            if key in group:
+                group[key] = [each for each, stays in zip(group[key], stay, strict=True) if stays]
+
+
 def _add_group(optimizer: Optimizer, rate: float) -> None:
     group: dict[str, Any] = {"params": [], "lr": rate, _KEY: rate}
+    if "param_names" in optimizer.param_groups[0]:
+        group["param_names"] = []
     if "weight_decay" in optimizer.defaults:
         group["weight_decay"] = 0.0
     try:

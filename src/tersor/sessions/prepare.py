@@ -11,11 +11,11 @@ from torch.optim import Optimizer
 
 from tersor.calibration.samples import calibrating
 from tersor.errors import UsageError
-from tersor.files import check_output
+from tersor.files import check_output_file
 from tersor.options import Options
 from tersor.progress import Progress
 from tersor.recipe import Recipe, Rule
-from tersor.sessions.arguments import as_path, check_positive
+from tersor.sessions.arguments import as_path, check_positive, check_values
 from tersor.sessions.log import Log, as_log
 from tersor.sessions.optimizers import check_held, check_kind
 from tersor.sessions.plan import make_plan
@@ -74,12 +74,15 @@ def prepare(
     _check_arguments(model, optimizer, steps, progress, checkpoint)
     outward = Outward(as_log(log), progress, checkpoint)
     data = Data(calibrating(calibration), calibration_loss)
-    with unchanged_on_error([unwrapped(model)], optimizer, values=bool(chosen.removals)):
+    taught = [distillation] if isinstance(distillation, Distillation) else []
+    with unchanged_on_error([unwrapped(model), *taught], optimizer, values=bool(chosen.removals)):
         plan = make_plan(unwrapped(model), chosen)
         if chosen.removals:
             _check_whole(model, chosen)
             removing, treating = chosen.parted()
             remove_parts(model, removing, optimizer, data, example_inputs)
+            for each in taught:
+                each.project(model)  # features have fewer channels now
             plan = make_plan(model, treating)
         session = Session(
             model,
@@ -105,7 +108,8 @@ def _check_arguments(model: nn.Module, optimizer: Any, steps: Any, progress: Any
     if progress is not None and steps is None:
         raise UsageError("progress needs steps: how many optimizer steps the training has")
     if checkpoint is not None:
-        check_output(as_path("checkpoint", checkpoint), force=True)
+        check_output_file(as_path("checkpoint", checkpoint))
+    check_values(unwrapped(model))
     if optimizer is not None:
         check_kind(optimizer)
         check_held(optimizer, model)

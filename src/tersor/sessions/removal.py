@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tersor.errors import UsageError
 from tersor.recipe import Recipe
+from tersor.sessions.optimizers import take_off
 from tersor.shrinking.holding import hold, release
 from tersor.shrinking.prune import prune
 from tersor.shrinking.weights import Data
@@ -67,7 +69,10 @@ def _lost(model: nn.Module, smaller: nn.Module) -> Manifest:
 def _cut_moments(
     optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], shapes: Mapping[str, torch.Size], cuts: Cuts
 ) -> None:
-    """Of what the optimizer keeps for a parameter, tensors of the shape that it had lose what it lost."""
+    """Of what the optimizer keeps for a parameter, tensors of the shape that it had lose what it lost.
+
+    UsageError for tensors of another shape, such as factored moments, which nobody can cut without knowing them.
+    """
     names = {id(parameters[name]): name for name, _ in cuts if name in parameters}
     for parameter, state in optimizer.state.items():
         name = names.get(id(parameter))
@@ -75,13 +80,18 @@ def _cut_moments(
             for key, value in state.items():
                 if isinstance(value, Tensor) and value.shape == shapes[name]:
                     state[key] = taken(name, value, cuts)
+                elif isinstance(value, Tensor) and value.numel() > 1:
+                    raise UsageError(
+                        f"{name} loses channels, and {type(optimizer).__name__} keeps for it {key} of shape "
+                        f"{tuple(value.shape)}, which cannot follow: give tersor.prepare an optimizer without a state "
+                        "(made anew), or one of another class"
+                    )
 
 
 def _forget(optimizer: Optimizer, before: Mapping[str, nn.Parameter], model: nn.Module) -> None:
     """Takes parameters from the optimizer that the model had before and has no more."""
     left = {id(parameter) for parameter in model.parameters()}
     gone = {id(parameter): parameter for parameter in before.values() if id(parameter) not in left}
-    for group in optimizer.param_groups:
-        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in gone]
+    take_off(optimizer, gone.values())
     for parameter in gone.values():
         optimizer.state.pop(parameter, None)

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tersor.container.writer import file_bytes
-from tersor.errors import DivergenceError, ResumeError, UsageError, shortlist
+from tersor.errors import DivergenceError, OutputError, ResumeError, UsageError, shortlist
 from tersor.model import CompressedModel
 from tersor.progress import Progress
 from tersor.recipe import Recipe
 from tersor.sessions import state as states
-from tersor.sessions.arguments import check_positive, check_scalar
+from tersor.sessions.arguments import as_path, check_positive, check_scalar
 from tersor.sessions.attachments import (
     Simulated,
     attach,
     attach_quantizer,
+    check_attached,
     detach_quantizer,
     grids_of,
     own_tensors,
@@ -200,6 +201,7 @@ class Session:
         but the session has no optimizer; after `join` it goes on."""
         self._check_open()
         self._check_trained()
+        check_attached(self._simulated)
         self.done += 1
         with torch.no_grad():
             for part in self._simulated:
@@ -220,6 +222,7 @@ class Session:
         begun, and quantizers that no batch has reached. Errors as `copies.network_of`; nothing has been changed then.
         """
         self._check_open()
+        check_attached(self._simulated)
         network = self._network if model is None else network_of(model, self._network, self.quantizers)
         warn_unfinished(self.recipe, self._plan, self.done)
         if self.done:
@@ -283,9 +286,14 @@ class Session:
         """
         if extra is not None and not isinstance(extra, Mapping):
             raise UsageError(f"extra must be a dictionary, got {extra!r}")
-        state = {**self.state_dict(), "extra": plain(dict(extra or {}), "extra")}
+        place = as_path("save: the state's file", path)
+        try:
+            added = plain(dict(extra or {}), "extra")
+        except RecursionError as error:
+            raise UsageError("extra is nested too deeply, or holds itself") from error
+        state = {**self.state_dict(), "extra": added}
         if rank() == 0:
-            write_state(state, path)
+            write_state(state, place)
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Goes on from what `save` wrote, and gives its `extra`. InputError for other files and damaged ones, else as
@@ -382,8 +390,12 @@ class Session:
         kept = ""
         if self._outward.checkpoint is not None:
             # Not `save`: other processes may have a loss, and would be waited for in vain.
-            write_state(self._state([states.random_state()]), self._outward.checkpoint)
-            kept = f"; the state before the step is in {self._outward.checkpoint}"
+            state = self._state([states.random_state()])
+            try:
+                write_state(state, self._outward.checkpoint)
+                kept = f"; the state before the step is in {self._outward.checkpoint}"
+            except OutputError as error:
+                kept = f"; the state before the step could not be kept: {error}"
         parts = ", ".join(f"{name} {float(value):g}" for name, value in self._losses.items())
         task, taught = self._losses.get("task"), self._losses.get("teacher")
         teacher = taught is not None and not bool(taught.isfinite()) and (task is None or bool(task.isfinite()))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tersor.costs import parameter_sites
-from tersor.errors import MismatchError
+from tersor.errors import MismatchError, UsageError
 from tersor.simulation import Simulation
 
 
@@ -103,11 +103,21 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def finalize(model: nn.Module) -> nn.Module:
-    """Removes masks and simulations from `model`, in place, and writes what they give into the parameters. Returns it.
+    """Removes the masks from `model`, in place, and writes the zeros into the parameters. Returns it.
 
     Parameters stay the same objects, so that optimizers go on with them. Where a parameter has other parametrizations
-    under its mask (weight norm), they go, too: nothing of theirs could keep the zeros.
+    under its mask (weight norm), they go, too: nothing of theirs could keep the zeros. UsageError for a network whose
+    weights a session simulates, which ends by `Session.finalize` alone.
     """
+    if any(isinstance(module, Simulation) for module in model.modules()):
+        raise UsageError(
+            "finalize: a session trains this network; session.finalize() ends it, session.finalize(copy) takes a copy"
+        )
+    return make_plain(model)
+
+
+def make_plain(model: nn.Module) -> nn.Module:
+    """`finalize`, of masks and simulations: what these give now is written into the parameters."""
     written: set[int] = set()  # what tied parameters store must not be simulated twice
     for module in list(model.modules()):
         if not parametrize.is_parametrized(module):
@@ -129,7 +139,7 @@ def finalize(model: nn.Module) -> nn.Module:
 def finalized(model: nn.Module) -> nn.Module:
     """`model` itself if it has neither masks nor simulations, else a finalized copy."""
     ours = any(isinstance(module, (Mask, Simulation)) for module in model.modules())
-    return finalize(copy.deepcopy(model)) if ours else model
+    return make_plain(copy.deepcopy(model)) if ours else model
 
 
 @torch.no_grad()
@@ -150,7 +160,7 @@ def write(model: nn.Module, name: str, value: Tensor) -> None:
 def release(model: nn.Module) -> dict[str, Tensor]:
     """Removes the masks from `model`, in place, and gives them, by the names of the parameters.
 
-    Zeros, and what simulations give, are written into parameters, as by `finalize`; other parametrizations stay,
+    Zeros, and what simulations give, are written into parameters, as by `make_plain`; other parametrizations stay,
     without zeros.
     """
     masks = masks_of(model)
@@ -162,7 +172,7 @@ def release(model: nn.Module) -> dict[str, Tensor]:
                 assert isinstance(chain, nn.ModuleList)
                 if own is not None and len(chain) > 1:
                     del chain[list(chain).index(own)]
-    finalize(model)
+    make_plain(model)
     return masks
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tersor.calibration.guard import untouched
 from tersor.calibration.objectives import has_classes, main_output
 from tersor.calibration.samples import call
-from tersor.errors import CalibrationError, MismatchError, UsageError
+from tersor.errors import CalibrationError, MismatchError, TersorError, UsageError
 from tersor.options import Options
 from tersor.training.attention_transfer import attention_loss
 from tersor.training.distill import default_distance
@@ -135,12 +135,12 @@ class Distillation(nn.Module):
         self.last: dict[str, Tensor] = {}
         self.rate = self.config.rate
         self._seed = seed
+        self._example = example_inputs
         self._check(student)
         matches = self.config.matches
         self._student = Taps(student, [match.student for match in matches], "the student", graded=True)
         try:
-            if matches:
-                self._project(student, example_inputs)
+            self.project(student)
         except BaseException:
             self.close()
             raise
@@ -175,6 +175,20 @@ class Distillation(nn.Module):
         self.last = {name: part.detach() for name, part in parts.items()}
         return loss
 
+    def project(self, student: nn.Module) -> None:
+        """Makes the projections anew, for the channels that the student's features have now, with random weights.
+
+        Raises as the class does; projections are as they were then.
+        """
+        if not self.config.matches:
+            return
+        before, self.projections = self.projections, nn.ModuleDict()
+        try:
+            self._project(student)
+        except BaseException:
+            self.projections = before
+            raise
+
     def close(self) -> None:
         """Removes the hooks from the student."""
         self._student.close()
@@ -183,19 +197,19 @@ class Distillation(nn.Module):
         if not isinstance(student, nn.Module):
             raise UsageError(f"distillation: the student must be an nn.Module, got {type(student).__name__}")
         for number, teacher in enumerate(self.teachers):
-            if teacher is student:
-                raise UsageError(f"distillation: teacher {number} is the student itself; give a copy")
+            if any(part is student for part in teacher.modules()):
+                raise UsageError(f"distillation: teacher {number} is the student itself, or holds it; give a copy")
         for match in self.config.matches:
             if match.number >= len(self.teachers):
                 raise UsageError(f"distillation, {match}: there are only {len(self.teachers)} teachers, counted from 0")
 
-    def _project(self, student: nn.Module, example: Any) -> None:
+    def _project(self, student: nn.Module) -> None:
         """Projections for hints whose channels differ."""
-        if example is None:
+        if self._example is None:
             raise UsageError("distillation: matches of features need example_inputs, a batch of samples")
-        _, features = self._ask(example, None)
+        _, features = self._ask(self._example, None)
         with untouched(student, self._seed), torch.enable_grad():
-            call(student, example, 0)
+            call(student, self._example, 0)
         for index, match in enumerate(self.config.matches):
             own, wanted = self._student.take(match.student), features[index]
             if match.kind == "hint" and (own.dim() != wanted.dim() or channels(own) != channels(wanted)):
@@ -229,10 +243,10 @@ class Distillation(nn.Module):
                 stack.enter_context(torch.no_grad())
                 taps = Taps(teacher, wanted.values(), f"teacher {number}", graded=False)
                 stack.callback(taps.close)
-                output = call(teacher, inputs, 0)
+                output = _answer(teacher, inputs, number)
                 features |= {index: taps.take(name) for index, name in wanted.items()}
             if answers is None:
-                found.append(main_output(output))
+                found.append(output)
         for number, answer in enumerate(found):
             _check_finite(f"the output of teacher {number}", answer)
         for index, match in enumerate(self.config.matches):
@@ -240,7 +254,10 @@ class Distillation(nn.Module):
         return found, [features[index] for index in range(len(self.config.matches))]
 
     def _soft(self, outputs: Any, answers: Sequence[Tensor]) -> Tensor:
-        student, config = main_output(outputs), self.config
+        try:
+            student, config = main_output(outputs), self.config
+        except TersorError as error:
+            raise type(error)(f"distillation, outputs, what the student gave: {error}") from error
         for number, answer in enumerate(answers):
             if answer.shape != student.shape:
                 raise MismatchError(
@@ -259,6 +276,14 @@ class Distillation(nn.Module):
             return KINDS[match.kind](own, wanted)
         except MismatchError as error:
             raise MismatchError(f"distillation, {match}: {error}") from error
+
+
+def _answer(teacher: nn.Module, inputs: Any, number: int) -> Tensor:
+    """What a teacher gives for a batch. Errors say of which teacher."""
+    try:
+        return main_output(call(teacher, inputs, 0))
+    except TersorError as error:
+        raise type(error)(f"distillation, teacher {number} with the student's inputs: {error}") from error
 
 
 def _check_finite(what: str, values: Tensor) -> None:
