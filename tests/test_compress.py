@@ -126,6 +126,12 @@ def test_contradictions_are_refused():
         tersor.compress(network(), threads=0)
 
 
+def test_threads_are_checked_before_anything_is_read():
+    for options in ({"max_bytes": 500}, {"calibration": [torch.zeros(2, 2)]}):
+        with pytest.raises(UsageError, match="threads is nan"):
+            tersor.compress("no such file", threads=float("nan"), **options)
+
+
 def test_load_into_a_module_fills_it(tmp_path):
     path = tmp_path / "net.tsr"
     tersor.save(tersor.compress(network(1)), path)

@@ -61,3 +61,9 @@ def test_pool_sizes():
         assert executor is not None
     with pytest.raises(UsageError, match="at least 1"), thread_pool(0):
         pass
+
+
+@pytest.mark.parametrize("threads", [float("nan"), "x", 1.5, 2.0, True, -1, [2]])
+def test_what_is_no_number_of_threads(threads):
+    with pytest.raises(UsageError, match=r"^threads is .*; it must be an integer of at least 1"), thread_pool(threads):
+        pass

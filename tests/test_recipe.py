@@ -7,7 +7,7 @@ import torch
 
 from tersor.errors import InputError, UsageError
 from tersor.pruning import Prune, PruneBlocks, PruneChannels, Regrow, Schedule
-from tersor.quantization import Cast, Lossless, Palettize, Quantize
+from tersor.quantization import REPRESENTATIONS, Cast, Lossless, Palettize, Quantize
 from tersor.recipe import Recipe, Rule, TensorKey
 from tersor.simulation import ACTIVATIONS, TRAININGS
 from tests.sessions.toys import ClampInputs, Round
@@ -136,6 +136,25 @@ def test_training_goes_with_its_representation():
 def test_training_in_the_wrong_place_is_a_usage_error(rule, says):
     with pytest.raises(UsageError, match=says):
         Rule("*", **rule)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_rules_know_what_each_training_is_for(tmp_path, name):
+    """As its own check of the representation has it, which stands for representations of other rules."""
+    config = TRAININGS[name]()
+    given = {Cast: {"dtype": "bfloat16"}, Quantize: {"granularity": "tensor"}}
+    for kind in REPRESENTATIONS.values():
+        representation = kind(**given.get(kind, {}))
+        try:
+            config.simulate(torch.randn(40, 40), representation, None)
+        except UsageError:
+            with pytest.raises(UsageError, match=rf"the rule for 'a': {name!r} trains .*, got {kind.name!r}"):
+                Rule("a", representation, train=config)
+        else:
+            assert Rule("a", representation, train=config).train == config
+    (tmp_path / "recipe.yaml").write_text(f"- {{match: a, lossless: {{}}, {name}: {{}}}}")
+    with pytest.raises(UsageError, match=rf"recipe\.yaml: the rule for 'a': {name!r} trains"):
+        Recipe.load(tmp_path / "recipe.yaml")
 
 
 def test_two_trainings_in_a_rule_are_refused(toys, monkeypatch):

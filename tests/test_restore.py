@@ -233,3 +233,10 @@ def test_targets_of_the_wrong_type_are_usage_errors(small):
     for arguments in ({"into": {}}, {"out": nn.Linear(1, 1)}, {"out": {"a": 1}}):
         with pytest.raises(UsageError, match="must be"):
             tersor.load(small, **arguments)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"x", [], io.StringIO("text")])
+def test_what_is_no_path_is_a_usage_error(path):
+    for read in (tersor.load, tersor.open, tersor.inspect):
+        with pytest.raises(UsageError, match=r"expected the path of a \.tsr file, or one that is open for bytes, got"):
+            read(path)

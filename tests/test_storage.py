@@ -27,3 +27,14 @@ def test_what_is_no_compressed_model(tmp_path):
     for wrong in (5, None):
         with pytest.raises(UsageError, match="save: path must be a path, or a file"):
             tersor.save(tersor.compress(model[0]), wrong)
+
+
+def test_threads_are_checked_with_nothing_written(tmp_path):
+    path = tmp_path / "model.tsr"
+    tersor.save(tersor.compress({"w": torch.zeros(2)}), path)
+    before = path.read_bytes()
+    for threads in (float("nan"), "x", 1.5, True):
+        with pytest.raises(UsageError, match="threads is"):
+            tersor.save(tersor.compress({"w": torch.ones(9)}), path, force=True, threads=threads)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["model.tsr"]

@@ -21,7 +21,7 @@ from tersor.errors import UsageError
 from tersor.interop import Checkpoint, from_state_dict, open_checkpoint
 from tersor.matching import bytes_beside, float_numbers, left_for_tensors
 from tersor.model import CompressedModel
-from tersor.parallel import thread_pool
+from tersor.parallel import check_threads, thread_pool
 from tersor.posttraining import Calibrate
 from tersor.progress import Progress
 from tersor.quantization import Quantize
@@ -69,6 +69,7 @@ def compress(
     Raises UsageError for contradicting options, patterns that match nothing or a budget that cannot be met, InputError
     for unreadable files, CalibrationError where samples do not fit the model, or `evaluate` fails.
     """
+    check_threads(threads)
     if isinstance(model, nn.Module):
         model = finalized(model)
     if calibration is not None:

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tersor.calibration.guard import untouched
 from tersor.errors import CalibrationError, TersorError, UsageError
+from tersor.interop.raw import check_made
 
 _WARM_UP = 5
 """Calls before the clock counts: allocators, caches and kernels settle."""
@@ -93,13 +94,17 @@ def effective_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def parameter_sites(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
     """(prefix with its dot, module, attribute, what is stored) of each place of a parameter; ties at each of them.
 
-    What is stored is the parameter itself, or the first original of a parametrization.
+    What is stored is the parameter itself, or the first original of a parametrization. UnsupportedTypeError for tensors
+    of lazy modules that were not called yet.
     """
     inner: set[int] = set()
     for path, module in model.named_modules():
         if id(module) in inner:
             continue
         prefix = f"{path}." if path else ""
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                check_made(tensor, f"{prefix}{name}")
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 yield prefix, module, name, parameter

@@ -51,15 +51,20 @@ def ordered_map(
             future.cancel()
 
 
+def check_threads(threads: object) -> None:
+    """UsageError unless `threads` is None or an integer of at least 1; bools are none."""
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise UsageError(f"threads is {threads!r}; it must be an integer of at least 1, or None for one a CPU")
+
+
 @contextmanager
 def thread_pool(threads: int | None) -> Iterator[Executor | None]:
-    """A pool of `threads` threads (None: one a CPU), or None where one thread does it all. UsageError below 1.
+    """A pool of `threads` threads (None: one a CPU), or None where one thread does it all. Errors as `check_threads`.
 
     More than a few threads a CPU gain nothing; such numbers are cut.
     """
+    check_threads(threads)
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}; it must be at least 1")
     count = cpus if threads is None else min(threads, 4 * cpus)
     if count == 1:
         yield None

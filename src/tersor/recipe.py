@@ -42,7 +42,7 @@ from tersor.notation import parse
 from tersor.options import Options
 from tersor.pruning import Prune, PruneBlocks, PruneChannels, Regrow, Schedule
 from tersor.quantization import REPRESENTATIONS, Lossless, Palettize, Quantize, RepresentationConfig
-from tersor.simulation import ACTIVATIONS, TRAININGS, Activations, Training
+from tersor.simulation import ACTIVATIONS, TRAINED, TRAININGS, Activations, Training
 
 _FIELDS: dict[str, tuple[type[Options], str]] = {
     "representation": (RepresentationConfig, "is no representation, such as Quantize(bits=4); prune= takes Prune"),
@@ -134,7 +134,19 @@ class Rule:
         whole = isinstance(self.max_row, int) and not isinstance(self.max_row, bool)
         if self.max_row is not None and (not whole or self.max_row < 1):
             raise UsageError(f"the rule for {self.match!r}: max_row must be a positive integer, got {self.max_row!r}")
+        self._check_training()
         self._check_removals()
+
+    def _check_training(self) -> None:
+        """UsageError for a training that is for another representation; of those that users add nothing is known."""
+        if self.train is None or self.representation is None:
+            return
+        own = next((kind for kind, trainings in TRAINED.items() if type(self.train) in trainings), None)
+        if own is not None and not isinstance(self.representation, own):
+            raise UsageError(
+                f"the rule for {self.match!r}: {self.train.name!r} trains the representation {own.name!r}, got "
+                f"{self.representation.name!r}; give it another kind of training"
+            )
 
     def _check_removals(self) -> None:
         for field in _REMOVALS:

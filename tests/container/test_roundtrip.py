@@ -157,6 +157,18 @@ def test_equal_tables_are_stored_once(big):
         assert [section.distance for section in reader.entry("long").segments[0]] == [0, 0]
 
 
+def test_tables_of_equal_bits_but_other_dtypes_are_not_shared():
+    """Files that shared them could not be read."""
+    bits = torch.tensor([[3, 1 << 52]])
+    books = [
+        Codebook(torch.Size([4]), table.dtype, None, 1, torch.tensor([0, 1, 1, 0], dtype=torch.uint8), table)
+        for table in (bits, bits.view(torch.float64))
+    ]
+    reader = Reader(io.BytesIO(written([Entry(str(number), book) for number, book in enumerate(books)])))
+    for number, book in enumerate(books):
+        assert_same(reader.read(str(number)), book)
+
+
 def test_ties_are_stored_once():
     value = torch.randn(200, 20)
     once = written([Entry("a", dense(value))])

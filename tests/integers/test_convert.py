@@ -9,7 +9,7 @@ from torch import nn
 
 import tersor
 from tersor import Observe, Quantize, load_int8, quantize_int8
-from tersor.errors import CalibrationError, MismatchError, UsageError
+from tersor.errors import CalibrationError, MismatchError, UnsupportedTypeError, UsageError
 from tersor.integers.layers import IntegerConv, IntegerLayer, IntegerLinear
 from tersor.integers.plan import Plan
 from tersor.simulation import LearnedSteps, QuantizeInputs
@@ -282,11 +282,29 @@ class Up(nn.Module):
         ({"grids": {"head": 3}}, "grids: that of 'head' must be an Affine"),
         ({"static": "no"}, "static must be True or False, got 'no'"),
         ({"correct": 1}, "correct must be True or False"),
+        *(({"keep": wrong}, "keep must be one pattern of names") for wrong in (None, 3, [1], b"x")),
+        *(({"seed": wrong}, "seed must be an integer") for wrong in (None, "x", float("nan"), 1.5, True, 1 << 64)),
     ],
 )
 def test_arguments_of_wrong_types(net, options, says):
     with pytest.raises(UsageError, match=says):
         quantize_int8(net, [pictures()], **options)
+
+
+@pytest.mark.parametrize("seed", [-(1 << 63), (1 << 64) - 1])
+def test_every_seed_of_64_bits_will_do(net, seed):
+    assert quantize_int8(net, [pictures()], feedback=True, seed=seed).weights
+
+
+def test_lazy_modules_are_told_to_be_called_first():
+    with pytest.raises(UnsupportedTypeError, match=r"^0\.weight: .*lazy; call the model once"):
+        quantize_int8(nn.Sequential(nn.LazyLinear(3)), static=False)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"x", []])
+def test_what_is_no_path(net, path):
+    with pytest.raises(UsageError, match=r"expected the path of a \.tsr file"):
+        load_int8(path, net)
 
 
 @pytest.mark.parametrize("options", [{"train": LearnedSteps()}, {"activations": QuantizeInputs()}])

@@ -171,6 +171,9 @@ def test_errors(task):
         deep_compression(network, fails, 3)
     with pytest.raises(UsageError, match=r"nn\.Module"):
         deep_compression({}, fails)
+    for wrong in ({"watch": 3}, {"watch": "x"}, {"threads": float("nan")}, {"threads": "x"}):
+        with pytest.raises(UsageError, match=f"{next(iter(wrong))} (must be a function of a stage's name|is)"):
+            deep_compression(network, fails, fails, **wrong)
     with pytest.raises(UsageError, match="clusters"):
         deep_compression(
             network, lambda m: None, recipe=tersor.Recipe([tersor.Rule("*", prune=tersor.Prune(density=0.5))])

@@ -237,10 +237,27 @@ def test_smaller_networks_keep_their_manifest(tmp_path):
         torch.testing.assert_close(again(x), small(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("vectors", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("vectors", [0.0, -1.0, float("nan"), float("inf"), "x", True])
 def test_bad_rates(vectors):
     with pytest.raises(UsageError, match="vectors must be"):
         packed(nn.Linear(2, 2), compressed_model(nn.Linear(2, 2), {}), X, vectors=vectors)
+
+
+@pytest.mark.parametrize("tolerance", [-1, float("nan"), "x", True, [1e-4]])
+def test_bad_tolerances_are_refused_at_once(tolerance):
+    with pytest.raises(UsageError, match="tolerance must be a number from 0 upwards"):
+        packed(nn.Linear(2, 2), compressed_model(nn.Linear(2, 2), {}), X, tolerance=tolerance)
+
+
+def test_arguments_of_wrong_types():
+    model = nn.Linear(2, 2)
+    content = compressed_model(model, {})
+    for wrong in (None, "x", model.state_dict()):
+        with pytest.raises(UsageError, match=r"packed takes the network first, an nn\.Module, got"):
+            packed(wrong, content, X)
+    for wrong in (None, "x", model):
+        with pytest.raises(UsageError, match=r"compressed must be what session\.finalize\(\) gave, .*got"):
+            packed(model, wrong, X)
 
 
 def test_networks_of_other_files_are_refused():

@@ -87,7 +87,7 @@ def test_masks_of_before_and_recurrent_layers_stay():
 @pytest.mark.parametrize(
     "rule",
     [
-        Rule("0.weight", Quantize(bits=4), train=TrainedClusters(begin=3)),
+        [Rule("0.weight", Quantize(bits=4)), Rule("0.weight", train=TrainedClusters(begin=3))],
         Rule("0.weight", Palettize(bits=6), train=TrainedClusters(begin=4)),
         Rule("0.weight", Palettize(bits=5), Prune(density=0.5), train=TrainedClusters(begin=4)),
         Rule(

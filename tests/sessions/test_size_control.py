@@ -113,7 +113,12 @@ def test_a_stopped_training_goes_on_bit_by_bit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", [{"max_bytes": 0}, {"max_bytes": "4KB"}, {"max_bytes": math.nan}, {"every": 0}, {"arrives": 1.5}]
+    "option",
+    [
+        *({"max_bytes": wrong} for wrong in (0, "4KB", math.nan)),
+        {"every": 0},
+        *({"arrives": wrong} for wrong in (1.5, math.nan, None, "x", [], True, torch.ones(2), torch.tensor(0.5))),
+    ],
 )
 def test_numbers_out_of_range(option):
     session = prepared(10)
@@ -125,7 +130,20 @@ def test_numbers_out_of_range(option):
 def test_what_it_cannot_control():
     with pytest.raises(UsageError, match="RateAware"):
         SizeControl(tersor.prepare(build(), Rule("*", Quantize(bits=8)), steps=10), 100)
-    with pytest.raises(UsageError, match="steps="):
+    with pytest.raises(UsageError, match=r"give tersor\.prepare steps="):
         SizeControl(prepared(None), 100)
-    with pytest.raises(UsageError, match="session"):
-        SizeControl(build(), 100)
+    for wrong in (build(), None, 3):
+        with pytest.raises(UsageError, match=r"takes the session that tersor\.prepare gives, got"):
+            SizeControl(wrong, 100)
+
+
+@pytest.mark.filterwarnings("ignore:.*SizeControl|.*rate")
+def test_sessions_that_are_over_or_controlled_already():
+    session = prepared(10)
+    SizeControl(session, 400)
+    with pytest.raises(UsageError, match="has a SizeControl already"):
+        SizeControl(session, 500)
+    assert session.state_dict()["companions"]["kinds"] == ["SizeControl"]
+    session.finalize()
+    with pytest.raises(UsageError, match="the session is over"):
+        SizeControl(session, 400)

@@ -161,6 +161,13 @@ def test_parametrized_models_are_refused():
         fold_dead(model, groups, (x,))
 
 
+def test_tolerances_are_checked_at_once():
+    model, x, _, groups = network()
+    for wrong in (float("nan"), -1, "x", True):
+        with pytest.raises(UsageError, match="tolerance must be a number from 0 upwards"):
+            fold_dead(model, groups, (x,), tolerance=wrong)
+
+
 def test_outputs_that_move_are_an_error_and_the_model_stays():
     """What looks like a constant is none where the network acts differently on other inputs."""
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from tersor import Prune, PruneChannels, Recipe, Rule, TersorWarning
 from tersor.compress import compress
-from tersor.errors import CalibrationError, UsageError
+from tersor.errors import CalibrationError, UnsupportedTypeError, UsageError
 from tersor.shrinking.holding import masks_of
 from tersor.shrinking.options import Iterative, LayerByLayer
 from tersor.shrinking.prune import prune
@@ -290,6 +290,7 @@ def test_latency_on_request():
         ({"fine_tune": lambda _: 1 / 0}, CalibrationError, "fine_tune.*ZeroDivisionError"),
         ({"fine_tune": lambda _: build()}, UsageError, "another network"),
         ({"example_inputs": 3}, UsageError, "example_inputs"),
+        ({"seed": "x"}, UsageError, "seed must be an integer"),
         ({"example_inputs": torch.randn(1, 5)}, CalibrationError, "example inputs.*RuntimeError"),
         ({"calibration": [X[:, :5]]}, CalibrationError, "^calibration: batch 0, .*RuntimeError"),
         ({"calibration": [(X, Y)]}, CalibrationError, "^calibration: batch 0, .*TypeError.*leave labels out"),
@@ -306,6 +307,17 @@ def test_bad_arguments(options, error, message):
     with pytest.raises(error, match=message):
         prune(model, **{"config": Prune(density=0.5), **options})
     assert not masks_of(model)
+
+
+def test_lazy_modules_are_told_to_be_called_first():
+    for model, name in ((nn.Sequential(nn.LazyLinear(4)), "weight"), (nn.Sequential(nn.LazyBatchNorm1d()), "weight")):
+        with pytest.raises(UnsupportedTypeError, match=rf"^0\.{name}: .*lazy; call the model once"):
+            prune(model, Prune(density=0.5))
+    normed = nn.Sequential(nn.Linear(8, 4), nn.LazyBatchNorm1d(affine=False))
+    with pytest.raises(UnsupportedTypeError, match=r"^1\.running_mean: .*lazy; call the model once"):
+        prune(normed, Prune(density=0.5))
+    normed(X)
+    assert prune(normed, Prune(density=0.5)).after.nonzeros < prune(normed, Prune(density=0.9)).after.nonzeros
 
 
 def test_weights_that_are_not_finite_are_named():

@@ -9,6 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tersor.errors import UsageError
+
+
+def check_seed(seed: object) -> None:
+    """UsageError unless torch's generators take it: an integer of 64 bits; bools are none."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(1 << 63) <= seed < 1 << 64:
+        raise UsageError(f"seed must be an integer of 64 bits, got {seed!r}")
+
 
 @contextmanager
 def untouched(model: nn.Module, seed: int) -> Iterator[None]:

@@ -9,14 +9,14 @@ import stat
 import threading
 from typing import IO
 
-from tersor.errors import CorruptFileError, InputError
+from tersor.errors import CorruptFileError, InputError, UsageError
 
 
 class Source:
     """An open file of `size` bytes, called `name` in messages. Reads may come from several threads.
 
     file: a path, or a seekable binary file. Must not be truncated while it is open.
-    Raises InputError where it cannot be read.
+    Raises UsageError for what is neither, InputError where it cannot be read.
     """
 
     def __init__(self, file: str | os.PathLike[str] | IO[bytes]) -> None:
@@ -27,6 +27,8 @@ class Source:
             except OSError as error:
                 raise InputError(f"{self.name}: cannot be read ({error.strerror})") from error
         else:
+            if isinstance(file, io.TextIOBase) or not callable(getattr(file, "seek", None)):
+                raise UsageError(f"expected the path of a .tsr file, or one that is open for bytes, got {file!r}")
             self.name = str(getattr(file, "name", "<stream>"))
             self._file = file
         self._lock = threading.Lock()

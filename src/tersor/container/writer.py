@@ -175,7 +175,7 @@ class _Builder:
         self.attachments: dict[str, Section] = {}
         self.chunk_items: list[int] = []
         self.positions: dict[str, int] = {}
-        self.tables: dict[tuple[str, tuple[int, ...], bytes], int] = {}
+        self.tables: dict[tuple[Table, bytes], int] = {}
 
     def chunks(
         self, entries: Iterable[Entry], attachments: dict[str, bytes]
@@ -243,7 +243,7 @@ class _Builder:
             words = to_words(params.table(tensor, table.role), wire_type(table.dtype, table.role))
             if words.nbytes < 8:
                 continue  # a reference would not be smaller
-            key = (table.role, table.shape, words.tobytes() if words.nbytes <= 1024 else _digest(words))
+            key = (table, words.tobytes() if words.nbytes <= 1024 else _digest(words))
             first = self.tables.setdefault(key, position)
             if first != position:
                 shared[table.role] = position - first

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from tersor.calibration import LayerStatistics, bias_of, fold_batch_norms
 from tersor.calibration.collect import collect
-from tersor.calibration.guard import untouched
+from tersor.calibration.guard import check_seed, untouched
 from tersor.calibration.objectives import main_output
 from tersor.calibration.products import CONVOLUTIONS
 from tersor.calibration.samples import calibrating, call
@@ -25,6 +25,7 @@ from tersor.integers.observe import Inputs, observe_inputs
 from tersor.integers.plan import Layer, Plan, assemble, chained, merge
 from tersor.integers.result import Integers
 from tersor.integers.weights import check, integer_weight
+from tersor.interop.raw import check_made
 from tersor.quantization import NonFiniteError, Quantize
 from tersor.shrinking.holding import finalized
 from tersor.simulation.affine import Affine
@@ -65,6 +66,7 @@ def quantize_int8(
     grids:       of inputs, by the name of the layer, that were trained or found elsewhere.
     feedback:    weights are rounded by error feedback (`calibration/feedback.py`), which takes a second pass.
     correct:     biases make up for the mean shift of rounded weights (Nagel et al. 2019, section 4.2).
+    seed:        of whatever the model draws, and of the second pass.
 
     Layers that cannot be integers stay float, and `Integers.floats` says why. Raises UsageError for contradicting
     options, no samples, patterns that match nothing and networks of which nothing becomes integers; CalibrationError
@@ -74,7 +76,8 @@ def quantize_int8(
     activations = Observe() if activations is None else activations
     _check_types(weights, activations, grids, static=static, feedback=feedback, correct=correct)
     _check(model, calibration, static, weights, feedback)
-    keep = (keep,) if isinstance(keep, str) else keep
+    check_seed(seed)
+    keep = _patterns(keep)
     samples = calibrating(calibration)
     model = finalized(model)
     original = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
@@ -130,6 +133,13 @@ def _check_types(weights: object, activations: object, grids: object, **flags: o
             raise UsageError(f"{flag} must be True or False, got {value!r}")
 
 
+def _patterns(keep: object) -> tuple[str, ...]:
+    found = (keep,) if isinstance(keep, str) else keep
+    if not isinstance(found, Collection) or not all(isinstance(each, str) for each in found):
+        raise UsageError(f"keep must be one pattern of names of layers, or several, got {keep!r}")
+    return tuple(found)
+
+
 def _check(model: nn.Module, calibration: Any, static: bool, weights: Quantize, feedback: bool) -> None:
     if not isinstance(model, nn.Module):
         raise UsageError(f"quantize_int8 takes an nn.Module, got {type(model).__name__}")
@@ -137,6 +147,8 @@ def _check(model: nn.Module, calibration: Any, static: bool, weights: Quantize, 
         if isinstance(module, (Simulation, QuantizedInputs, Signs)):
             place = name.partition(".parametrizations.")[0].removesuffix(".input_quantizer")
             raise UsageError(f"{place}: is being trained in a session; finalize the session first")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        check_made(tensor, name)
     check(weights)
     if calibration is None and (static or feedback):
         what = "feedback" if feedback else "static=True"

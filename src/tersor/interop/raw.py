@@ -154,6 +154,7 @@ def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
 
 def check_plain(tensor: Tensor, where: str) -> None:
     """UnsupportedTypeError naming `where` unless `tensor` is dense, unquantized and has values."""
+    check_made(tensor, where)
     remedy = "convert it to a dense tensor first, or leave it out"
     if type(tensor) not in (Tensor, torch.nn.Parameter):
         raise UnsupportedTypeError(f"{where}: tensors of class {type(tensor).__name__} are not supported; {remedy}")
@@ -165,6 +166,14 @@ def check_plain(tensor: Tensor, where: str) -> None:
         raise UnsupportedTypeError(f"{where}: a tensor on the meta device has no values; load the weights first")
     if tensor.dtype not in _PLAIN_DTYPES:
         raise UnsupportedTypeError(f"{where}: dtype {tensor.dtype} is not supported; {remedy}")
+
+
+def check_made(tensor: Tensor, where: str) -> None:
+    """UnsupportedTypeError naming `where` for what a lazy module will make a tensor of when it is called."""
+    if torch.nn.parameter.is_lazy(tensor):
+        raise UnsupportedTypeError(
+            f"{where}: it has no values yet, as its module is lazy; call the model once with a batch first"
+        )
 
 
 def known_dtypes(*names: str) -> tuple[torch.dtype, ...]:

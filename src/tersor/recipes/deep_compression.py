@@ -23,6 +23,7 @@ from tersor.container.writer import file_bytes
 from tersor.costs import effective_parameters
 from tersor.errors import CalibrationError, TersorError, UsageError
 from tersor.model import CompressedModel
+from tersor.parallel import check_threads
 from tersor.pruning import Prune
 from tersor.quantization import Lossless, Palettize
 from tersor.recipe import Recipe, Rule, TensorKey
@@ -126,9 +127,12 @@ def deep_compression(
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"deep_compression takes an nn.Module, got {type(model).__name__}")
-    for name, function in (("train", train), ("evaluate", evaluate), ("train_centroids", train_centroids)):
+    functions = {"train": train, "evaluate": evaluate, "train_centroids": train_centroids, "watch": watch}
+    for name, function in functions.items():
         if not callable(function) and (function is not None or name == "train"):
-            raise UsageError(f"deep_compression: {name} must be a function of the model, got {function!r}")
+            takes = "a stage's name and the model" if name == "watch" else "the model"
+            raise UsageError(f"deep_compression: {name} must be a function of {takes}, got {function!r}")
+    check_threads(threads)
     recipe = paper_recipe(model) if recipe is None else _as_recipe(recipe)
     ledger = _Ledger(evaluate, watch, threads)
     if schedule is not None and not isinstance(schedule, Iterative):

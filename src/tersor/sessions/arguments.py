@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -25,6 +26,11 @@ def as_path(option: str, value: object) -> Path:
 def is_positive(value: object) -> bool:
     """Whether `value` is a positive integer; bools are none."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a finite number; bools are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
 def check_positive(option: str, value: object) -> None:

@@ -7,7 +7,6 @@ many digits as the loss asks for (`calibration/vectors.py`).
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from tersor.calibration.vectors import round_vectors, vector_weights
 from tersor.errors import StructureError, TersorWarning, UsageError
 from tersor.model import CompressedModel
 from tersor.quantization import Lossless
+from tersor.sessions.arguments import is_number
 from tersor.sessions.finalizing import compressed_model
 from tersor.sessions.plan import plain_name
 from tersor.sessions.session import unwrapped
@@ -33,7 +33,7 @@ from tersor.shrinking.dead import fold_dead
 from tersor.shrinking.passes import arguments
 from tersor.structure.groups import Group, Groups, find_groups
 from tersor.structure.order import alike, permuted, sources
-from tersor.structure.outputs import difference, tensors_of
+from tersor.structure.outputs import check_tolerance, difference, tensors_of
 from tersor.structure.represented import cleared, rearranged
 from tersor.structure.trace import TraceError, trace
 from tersor.tensors import CompressedTensor, Dense, Patched, SignedZeros
@@ -71,13 +71,20 @@ def packed(
     network without them. A vector that the recipe made what `Lossless` would make of it, too, counts as left alone.
     Where the structure cannot be followed, units stay as they are, and a TersorWarning says why.
     Raises UsageError, naming the tensor, if `model` does not hold what `compressed` says or is parametrized, and for
-    content of a checkpoint's file, bad rates and samples; CalibrationError where the model rejects a sample;
-    StructureError where norms moved outputs.
+    arguments of another kind, content of a checkpoint's file, bad rates, tolerances and samples; CalibrationError where
+    the model rejects a sample; StructureError where norms moved outputs.
     """
-    if vectors is not None and not 0 < vectors < math.inf:
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"packed takes the network first, an nn.Module, got {type(model).__name__}")
+    if not isinstance(compressed, CompressedModel):
+        raise UsageError(
+            f"compressed must be what session.finalize() gave, a CompressedModel, got {type(compressed).__name__}"
+        )
+    if vectors is not None and not (is_number(vectors) and vectors > 0):
         raise UsageError(
             f"vectors must be a positive number of nats a bit, or None to keep all digits, got {vectors!r}"
         )
+    check_tolerance(tolerance)
     network, batches = unwrapped(model), listed(samples)
     held = _held(network, compressed)
     kept: Kept = {name: tensor for name, tensor in held.items() if not _left_as_floats(tensor)}

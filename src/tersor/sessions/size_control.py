@@ -25,7 +25,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from tersor.container.writer import Entry, file_bytes
 from tersor.errors import UsageError
-from tersor.sessions.arguments import is_positive
+from tersor.sessions.arguments import is_number, is_positive
 from tersor.sessions.plan import plain_name
 from tersor.shrinking.holding import Mask
 from tersor.simulation.rate import RateSimulation
@@ -93,15 +93,15 @@ class SizeControl:
     every:     steps between measurements, each of which codes all weights; None for a 50th of the training.
     arrives:   the share of the training after which the size is nearly reached.
     Mutable: `size` is the last measured, `pressure` the factor in force.
-    UsageError for what is no session, numbers out of range, or a network without such weights.
+    UsageError for what is no session, one that is over or has a SizeControl already, numbers out of range, or a network
+    without such weights.
     """
 
     def __init__(self, session: Session, max_bytes: int, *, every: int | None = None, arrives: float = 0.5) -> None:
-        model, steps = getattr(session, "model", None), getattr(session, "steps", None)
-        if not isinstance(model, nn.Module) or steps is None:
-            raise UsageError(f"SizeControl needs a session that knows its steps=, got a {type(session).__name__}")
+        model, steps = _checked(session)
         every = max(steps // 50, 1) if every is None else every
-        if not is_positive(max_bytes) or not is_positive(every) or not 0.0 <= arrives <= 1.0:
+        part = is_number(arrives) and 0.0 <= arrives <= 1.0
+        if not is_positive(max_bytes) or not is_positive(every) or not part:
             raise UsageError(
                 "max_bytes and every must be positive integers, and arrives lie in [0, 1], "
                 f"got {max_bytes!r}, {every!r} and {arrives!r}"
@@ -136,6 +136,20 @@ class SizeControl:
         """The inverse of `state_dict`."""
         self.first, self.size = state["first"], state["size"]
         self.pressure, self._total = state["pressure"], state["total"]
+
+
+def _checked(session: Session) -> tuple[nn.Module, int]:
+    """Model and steps of a session that can be led to a size."""
+    model = getattr(session, "model", None)
+    if not isinstance(model, nn.Module) or not hasattr(session, "accompany"):
+        raise UsageError(f"SizeControl takes the session that tersor.prepare gives, got a {type(session).__name__}")
+    if session.over:
+        raise UsageError("the session is over: finalize() ended it; prepare the model again, and control that session")
+    if session.steps is None:
+        raise UsageError("SizeControl needs to know how long the training is: give tersor.prepare steps=")
+    if any(isinstance(companion, SizeControl) for companion in session._companions):
+        raise UsageError("the session has a SizeControl already, and two would work against each other; keep one")
+    return model, session.steps
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, ParametrizationList, RateSimulation]]:

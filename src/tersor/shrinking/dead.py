@@ -22,7 +22,7 @@ from tersor.calibration.guard import untouched
 from tersor.errors import StructureError, UsageError
 from tersor.structure.edits import holder
 from tersor.structure.groups import Group, Groups, Member
-from tersor.structure.outputs import difference, tensors_of
+from tersor.structure.outputs import check_tolerance, difference, tensors_of
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -64,9 +64,10 @@ def fold_dead(
     A constant is folded into linear layers and convolutions that have a bias, or where it is 0. Convolutions that pad
     with zeros see no constant at their borders: there it must be 0. Groups behind a normalisation over channels, heads
     and hidden units of recurrent layers are left alone.
-    Raises UsageError for a parametrized model, StructureError where outputs moved; with `inplace`, too, `model` is then
-    unchanged.
+    Raises UsageError for a parametrized model, and for what is no tolerance; StructureError where outputs moved; with
+    `inplace`, too, `model` is then unchanged.
     """
+    check_tolerance(tolerance)
     if any(parametrize.is_parametrized(module) for module in model.modules()):
         raise UsageError("dead units are looked for in plain parameters: finalize the model, or give a finalized copy")
     target = model if inplace else copy.deepcopy(model)

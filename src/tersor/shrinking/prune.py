@@ -66,7 +66,7 @@ def prune(
     Raises UsageError for contradicting options, patterns that match nothing and criteria without what they need;
     CalibrationError where inputs, `calibration`, `evaluate` or `fine_tune` fail; StructureError, naming group and
     operation, where a network cannot be followed or a removal does not give the masked network; MismatchError as
-    `hold`. Messages name the layer.
+    `hold`; UnsupportedTypeError for lazy modules that were not called yet. Messages name the layer.
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"prune takes an nn.Module, got {type(model).__name__}")

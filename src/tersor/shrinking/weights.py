@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tersor.calibration.collect import collect
+from tersor.calibration.guard import check_seed
 from tersor.calibration.statistics import LayerStatistics
 from tersor.calibration.targets import find_targets
 from tersor.costs import effective_parameters, parameter_sites
@@ -34,6 +35,9 @@ class Data:
     samples: Sequence[Any] | None = None
     loss: Loss | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
     def inputs(self) -> list[Any]:
         """What the model alone takes of each batch; none without samples."""

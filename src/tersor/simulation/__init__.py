@@ -10,7 +10,7 @@ from tersor.simulation.observers import Observe
 from tersor.simulation.power_steps import PowerSteps
 from tersor.simulation.quantized_inputs import QuantizeInputs
 from tersor.simulation.rate import RateAware
-from tersor.simulation.registry import ACTIVATIONS, DEFAULTS, TRAININGS
+from tersor.simulation.registry import ACTIVATIONS, DEFAULTS, TRAINED, TRAININGS
 from tersor.simulation.sign_activations import SignActivations
 from tersor.simulation.ternary_weights import TernaryWeights
 from tersor.simulation.trained_ternary import TrainedTernary
@@ -18,6 +18,7 @@ from tersor.simulation.trained_ternary import TrainedTernary
 __all__ = [
     "ACTIVATIONS",
     "DEFAULTS",
+    "TRAINED",
     "TRAININGS",
     "Activations",
     "BinaryConnect",

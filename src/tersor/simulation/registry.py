@@ -16,20 +16,16 @@ from tersor.simulation.sign_activations import SignActivations
 from tersor.simulation.ternary_weights import TernaryWeights
 from tersor.simulation.trained_ternary import TrainedTernary
 
-TRAININGS: dict[str, type[Training]] = {
-    config.name: config
-    for config in (
-        LearnedSteps,
-        PowerSteps,
-        RateAware,
-        TrainedClusters,
-        ClusterTerm,
-        BinaryConnect,
-        BinaryWeights,
-        TernaryWeights,
-        TrainedTernary,
-    )
+TRAINED: dict[type[RepresentationConfig], tuple[type[Training], ...]] = {
+    Quantize: (LearnedSteps, RateAware),
+    FixedPoint: (PowerSteps,),
+    Palettize: (TrainedClusters, ClusterTerm),
+    Binarize: (BinaryConnect, BinaryWeights),
+    Ternarize: (TernaryWeights, TrainedTernary),
 }
+"""Representation -> the configs of training that are for it."""
+
+TRAININGS: dict[str, type[Training]] = {config.name: config for configs in TRAINED.values() for config in configs}
 """Name in recipes -> config of training."""
 
 DEFAULTS: dict[type[RepresentationConfig], Training] = {

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tersor.errors import UsageError
+
 TOLERANCE = 1e-4
 """How far a tensor of float32 may be from another one, relative to that one's largest value, to count as the same."""
 
@@ -26,6 +28,13 @@ def tensors_of(output: Any) -> list[Tensor]:
     if is_dataclass(output) and not isinstance(output, type):
         return [tensor for field in fields(output) for tensor in tensors_of(getattr(output, field.name))]
     return []
+
+
+def check_tolerance(tolerance: object) -> None:
+    """UsageError unless `tolerance` is what `difference` takes: None, or a number that is not negative."""
+    number = isinstance(tolerance, (int, float)) and not isinstance(tolerance, bool)
+    if tolerance is not None and not (number and tolerance >= 0):  # type: ignore[operator]
+        raise UsageError(f"tolerance must be a number from 0 upwards, or None, got {tolerance!r}")
 
 
 def difference(found: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float | None = None) -> str | None:
