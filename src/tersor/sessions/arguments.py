@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from tersor.errors import UsageError
+from tersor.interop.raw import check_made
 
 
 def as_path(option: str, value: object) -> Path:
@@ -40,10 +41,10 @@ def check_positive(option: str, value: object) -> None:
 
 
 def check_values(model: nn.Module) -> None:
-    """UsageError, naming the first, for parameters and buffers without values: of lazy layers, or on "meta"."""
+    """Raises, naming the first, for parameters and buffers without values: UnsupportedTypeError for those of lazy
+    modules, UsageError for those on the meta device."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
-            raise UsageError(f"{name}: a lazy layer has no weights yet; call the network once before")
+        check_made(tensor, name)
         if tensor.is_meta:
             raise UsageError(f"{name}: it is on the meta device and has no values; load the weights first")
 

@@ -72,6 +72,7 @@ class Session:
                the same objects. After `finalize` an ordinary module that holds exactly what the file holds.
     recipe:    what is done. steps: optimizer steps in all; None if unknown. done: optimizer steps so far.
     quantizers: of layers' inputs, by the layers' names; still there after `finalize`, which takes them off the layers.
+    companions: what acts after each step (`accompany`).
     over:      whether `finalize` has ended it.
 
     Mutable: every step changes it.
@@ -100,7 +101,7 @@ class Session:
         self._outward = outward or Outward()
         self._network = unwrapped(model)
         self._simulated: list[Simulated] = []
-        self._companions: list[Companion] = []
+        self.companions: list[Companion] = []
         self._losses: dict[str, Tensor] = {}
         self.over = False
         self._began = time.monotonic()
@@ -137,7 +138,8 @@ class Session:
 
     def accompany(self, companion: Companion) -> None:
         """Lets it act after each step from now on; its state is kept with the session's."""
-        self._companions.append(companion)
+        self._check_open()
+        self.companions.append(companion)
 
     def own_parameters(self) -> list[nn.Parameter]:
         """What simulations and quantizers have brought to train beside the network's own parameters."""
@@ -208,7 +210,7 @@ class Session:
                 part.simulation.after_step(part.planned.stored, part.mask, self._clock(part))
         self._pruning.step()
         self._attach_due()
-        for companion in self._companions:
+        for companion in self.companions:
             companion.step(self.done)
         self._tell()
 
@@ -261,7 +263,7 @@ class Session:
         done, taught = state["done"], self._taught()
         with states.resume_errors():
             states.check_structure(state["structure"], manifest_of(self._network))
-            check_companions(state["companions"]["kinds"], self._companions)
+            check_companions(state["companions"]["kinds"], self.companions)
             late = [part.planned.name for part in self._simulated if part.begin > done]
             if late:
                 raise ResumeError(
@@ -270,10 +272,10 @@ class Session:
             states.check_teaching(state["distillation"], taught)
             states.check_tensors(own_tensors(state["model"]), own_tensors(self._network.state_dict()), "network")
             check_optimizer(state["optimizer"], self._own)
-            if self._companions or any(part.training is not None for part in self._plan.tensors.values()):
+            if self.companions or any(part.training is not None for part in self._plan.tensors.values()):
                 states.check_steps(state["steps"], self.steps)
         modules = [self._network] if taught is None else [self._network, taught]
-        others = [self, self._own, self._pruning, *self._pruning.gradual, *self._companions]
+        others = [self, self._own, self._pruning, *self._pruning.gradual, *self.companions]
         with unchanged_on_error(modules, self.optimizer, [other for other in others if other is not None], values=True):
             with states.resume_errors():
                 self._take(state)
@@ -320,7 +322,7 @@ class Session:
             "optimizer": optimizer_state(self._own),
             "distillation": dict(distillation.state_dict()) if isinstance(distillation, nn.Module) else None,
             "pruning": self._pruning.state_dict(),
-            "companions": {"kinds": kinds(self._companions), "states": [c.state_dict() for c in self._companions]},
+            "companions": {"kinds": kinds(self.companions), "states": [c.state_dict() for c in self.companions]},
             "random": random,
         }
 
@@ -336,7 +338,7 @@ class Session:
         if taught is not None:
             taught.load_state_dict(state["distillation"])
         self._pruning.load_state_dict(state["pruning"])
-        for companion, own in zip(self._companions, state["companions"]["states"], strict=True):
+        for companion, own in zip(self.companions, state["companions"]["states"], strict=True):
             companion.load_state_dict(own)
         states.set_random_state(state["random"][rank() % len(state["random"])])
 

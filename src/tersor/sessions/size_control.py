@@ -147,7 +147,7 @@ def _checked(session: Session) -> tuple[nn.Module, int]:
         raise UsageError("the session is over: finalize() ended it; prepare the model again, and control that session")
     if session.steps is None:
         raise UsageError("SizeControl needs to know how long the training is: give tersor.prepare steps=")
-    if any(isinstance(companion, SizeControl) for companion in session._companions):
+    if any(isinstance(companion, SizeControl) for companion in session.companions):
         raise UsageError("the session has a SizeControl already, and two would work against each other; keep one")
     return model, session.steps
 
