@@ -63,6 +63,8 @@ AIM = 0.985
 more accuracy than bytes left over: ResNet-20 lost 0.2 points more by a training that ended 1.7 % above its size."""
 REPAIR = 512
 """Training images that channels are removed, and others repaired, by."""
+ROUND = 100
+"""Between the seeds of a round's and the next one's order of images."""
 STEPS = "|step"
 STORED = "|stored"
 
@@ -80,9 +82,10 @@ class Study:
     """A network, its goals, and how each is trained.
 
     start: (training images) -> the float network. plan: of each goal, and of the float network that all are held
-    against. multiplier: nats a bit, where the first goal starts from, and the others in proportion to `times`. rest:
-    bytes of the file that no weights take. removed: channels that go before a goal's training. warm: each goal's
-    training but the first starts from the network of the goal before.
+    against. rounds: trainings by the plan, one after the other, of the float network and for each goal.
+    multiplier: nats a bit, where the first goal starts from, and the others in proportion to `times`. rest: bytes of
+    the file that no weights take. removed: channels that go before a goal's training. warm: each goal's training but
+    the first starts from the network of the goal before.
     vectors: nats a bit, at which factors and shifts are rounded. distilled: share of the teacher's predictions.
     """
 
@@ -94,6 +97,7 @@ class Study:
     multiplier: float
     rest: int
     removed: PruneChannels | None = None
+    rounds: int = 1
     warm: bool = False
     vectors: float = 3e-7
     distilled: float = 0.7
@@ -140,6 +144,7 @@ STUDIES = (
         multiplier=5e-7,
         rest=500,
         removed=PruneChannels(ratio=0.5, match=vgg.LAST_SIX),
+        rounds=2,
         warm=True,
         vectors=1e-6,
     ),
@@ -303,34 +308,47 @@ def _rows(study: Study, seed: int, data: Split, journal: Journal, folder: Path) 
     original = copy.deepcopy(study.start(data.train))
     balanced(original.eval(), data.train[0][:100])
     start = begun(study, original, data.train[0])
-    reference = _float(study, original, data.train, seed, journal, folder)
+    references = _floats(study, original, data.train, seed, journal, folder)
+    reference = references[-1]
     before: Mapping[str, Tensor] | None = None
     for goal in study.goals:
-        key = f"{study.name} {seed} {goal.times:g}"
-        state = folder / f"{key} state"
-        teacher = copy.deepcopy(reference)
-        work = functools.partial(small, study, goal, start, teacher, data.train, seed, state, before)
-        trained = journal.tensors(key, work)
-        before = trained if study.warm else None
+        before = before if study.warm else None
+        for number, teacher in enumerate(references):
+            key = _key(study, seed, f"{goal.times:g}", number)
+            state, order = folder / f"{key} state", seed + ROUND * number
+            work = functools.partial(
+                small, study, goal, start, copy.deepcopy(teacher), data.train, order, state, before
+            )
+            before = trained = journal.tensors(key, work)
         size, model = opened(fitted(study, goal, start, trained, data.train[0]), study.build)
         networks = {"": model, "float_": reference}
         parts = {"validation": data.validation, "test": data.test}
         found = {f"{kind}{part}": accuracy(m, parts[part]) for kind, m in networks.items() for part in parts}
         rows.append({"seed": seed, "times": goal.times, "bytes": size, **found})
-        print(f"  {key}: {rows[-1]}", flush=True)
+        print(f"  {study.name} {seed} {goal.times:g}: {rows[-1]}", flush=True)
     return rows
 
 
-def _float(study: Study, start: nn.Module, data: Images, seed: int, journal: Journal, folder: Path) -> nn.Module:
-    """The float network trained on for as long as a goal takes."""
-    key = f"{study.name} {seed} float"
+def _floats(study: Study, start: nn.Module, data: Images, seed: int, journal: Journal, folder: Path) -> list[nn.Module]:
+    """The float network trained on for as long as a goal takes, after each round."""
+    found: list[nn.Module] = []
+    for number in range(study.rounds):
+        key = _key(study, seed, "float", number)
 
-    def work(model: nn.Module) -> None:
-        model.load_state_dict(start.state_dict())
-        model.to(memory_format=torch.channels_last)
-        train(model, [], data, study.plan, seed, state=folder / f"{key} state", settle=True)
+        def work(model: nn.Module, key: str = key, number: int = number) -> None:
+            model.load_state_dict((found[-1] if found else start).state_dict())
+            model.to(memory_format=torch.channels_last)
+            order = seed + ROUND * number
+            train(model, [], data, study.plan, order, state=folder / f"{key} state", settle=True)
 
-    return journal.network(key, study.build(), work).to(memory_format=torch.contiguous_format).eval()
+        network = journal.network(key, study.build(), work)
+        found.append(network.to(memory_format=torch.contiguous_format).eval())
+    return found
+
+
+def _key(study: Study, seed: int, what: str, number: int) -> str:
+    """In the journal."""
+    return f"{study.name} {seed} {what}" + (f" again {number}" if number else "")
 
 
 def _reached(study: Study, goal: Goal, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -385,6 +403,7 @@ SHORT = Study(
     multiplier=1e-5,
     rest=500,
     removed=PruneChannels(ratio=0.25, match=("features.3.weight",)),
+    rounds=2,
     warm=True,
 )
 

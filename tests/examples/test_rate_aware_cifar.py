@@ -38,7 +38,7 @@ def test_short_run(few_digits, capsys):
     assert result["original_bytes"] == 4 * sum(p.numel() for p in Tiny().parameters())
     assert "Tiny" in capsys.readouterr().out
     kept = sorted(path.name for path in folder.rglob("*.safetensors"))
-    assert len(kept) == 3 and not list(folder.rglob("*state"))
+    assert len(kept) == 6 and not list(folder.rglob("*state"))
     assert rate_aware_cifar.main(["--short"]) == [result]  # from what was kept
     assert sorted(path.name for path in folder.rglob("*.safetensors")) == kept
 
