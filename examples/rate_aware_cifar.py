@@ -9,9 +9,9 @@ small one. VGG-16 loses half of the channels of its last six layers first, as in
 training, in which `sessions.SizeControl` moves the multiplier so that it ends at the size. Test images are looked at
 once, in the end.
 
-Budget: one core; half an hour for each network: the float one and that of each goal, after 35 minutes for
-`benchmarks.vgg`. What is done is kept, and an interrupted run goes on from the last epoch. `--short` runs on
-scikit-learn's digits in seconds, proves no number and writes nothing.
+Budget: one core; about half an hour for each training: of the float network and for each goal, twice each for VGG-16,
+after 35 minutes for `benchmarks.vgg`. What is done is kept, and an interrupted run goes on from the last epoch.
+`--short` runs on scikit-learn's digits in seconds, proves no number and writes nothing.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ VALIDATION = 2_000
 SIZE = 0.05
 """Root mean square of each weight before training: Adam then moves all layers by the same share."""
 AIM = 0.985
-"""Of the bytes allowed, what a training aims at. It ends some percent beside that; `fitted` sees to the rest, and costs
-more accuracy than bytes left over: ResNet-20 lost 0.2 points more by a training that ended 1.7 % above its size."""
+"""Of the bytes allowed, what a training aims at. It ends some percent beside that; `fitted` sees to the rest, which
+costs more accuracy than bytes left over."""
 REPAIR = 512
 """Training images that channels are removed, and others repaired, by."""
 ROUND = 100

@@ -7,8 +7,8 @@ one training ends at: the multiplier is moved after each epoch. It starts from t
 LeNet-300-100 from the next larger one. Networks are tested once, at the end; plans were found on validation images. The
 dense networks have the same images, with the same shifts, as the small ones.
 
-Budget: one core, 90 minutes for both networks and three seeds with shifts, as long without. What is done is kept; an
-interrupted run goes on. `MALLOC_MMAP_THRESHOLD_=268435456 MALLOC_TRIM_THRESHOLD_=536870912` in the environment takes
+Budget: one core, up to 90 minutes for each network and three seeds with shifts, as long without. What is done is kept;
+an interrupted run goes on. `MALLOC_MMAP_THRESHOLD_=268435456 MALLOC_TRIM_THRESHOLD_=536870912` in the environment takes
 page faults off, most of the time of elementwise work. `--short` runs on scikit-learn's digits in under a minute, proves
 no number and writes nothing.
 """
